@@ -1,0 +1,71 @@
+"""Extension modules only; everything else is in pyproject.toml.
+
+Each Cython module is compiled once per instruction set: `base` runs on any machine of the architecture,
+`v3` needs AVX2 and FMA, `v4` AVX-512. `hiermm._ext` picks the best one at import.
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCE = Path("hiermm") / "_ext"
+FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd"]
+VARIANTS = {"base": []}
+if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32":
+    VARIANTS["v3"] = ["-march=x86-64-v3"]
+    VARIANTS["v4"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "embedsignature": True,
+}
+
+
+def extension(name, path, flags):
+    return Extension(
+        name,
+        [path.as_posix()],
+        include_dirs=[SOURCE.as_posix()],
+        extra_compile_args=FLAGS + flags,
+        define_macros=[("CYTHON_WITHOUT_ASSERTIONS", "1")],
+        depends=[header.as_posix() for header in SOURCE.glob("*.h")],
+    )
+
+
+def extensions():
+    """One set of modules a variant, and `_cpu`, which says what the machine can run."""
+    kernels = sorted(path for path in SOURCE.glob("*.pyx") if path.stem != "_cpu")
+    modules = cythonize(
+        extension("hiermm._ext._cpu", SOURCE / "_cpu.pyx", []),
+        build_dir="build/cython",
+        compiler_directives=DIRECTIVES,
+    )
+    for variant, flags in VARIANTS.items():
+        modules += cythonize(
+            [extension(f"hiermm._ext.{variant}.{path.stem}", path, flags) for path in kernels],
+            build_dir=f"build/cython/{variant}",
+            compiler_directives=DIRECTIVES,
+        )
+    return modules
+
+
+class ParallelBuild(build_ext):
+    """Compile on all cores unless told otherwise."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+        if self.inplace:
+            for variant in VARIANTS:
+                (SOURCE / variant).mkdir(exist_ok=True)
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": ParallelBuild})
