@@ -1,0 +1,232 @@
+"""The one door for data: every accepted form of X, y and lengths becomes a `Sequences`, or an error."""
+
+import numbers
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.utils import check_array
+
+BLOCK = 1 << 16  # rows looked at together when values are checked, so that a check never copies the data
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Independent sequences, packed one after the other.
+
+    Attributes
+    ----------
+    inputs : ndarray of shape (n_steps, P), float64, C order
+        Inputs u_t; P = 0 for a model without inputs.
+    outputs : ndarray of shape (n_steps, D), float64, C order, or None
+        Outputs (or observations); NaN means "not observed".
+    offsets : ndarray of shape (n_sequences + 1,), int64
+        Sequence i holds the rows `offsets[i]:offsets[i + 1]`.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray | None
+    offsets: np.ndarray
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    @property
+    def n_steps(self):
+        """Total number of steps."""
+        return int(self.offsets[-1])
+
+    @property
+    def lengths(self):
+        """Steps of each sequence, shape (n_sequences,)."""
+        return np.diff(self.offsets)
+
+    def n_observed(self):
+        """Return the number of steps at which at least one output is observed."""
+        return sum(
+            int((~np.isnan(self.outputs[lo : lo + BLOCK])).any(axis=1).sum()) for lo in range(0, self.n_steps, BLOCK)
+        )
+
+    def locate(self, row):
+        """Return (sequence, step) of a packed row."""
+        sequence = int(np.searchsorted(self.offsets, row, side="right")) - 1
+        return sequence, int(row - self.offsets[sequence])
+
+    def split(self, array):
+        """Cut a packed array into a list with one part a sequence."""
+        return np.split(array, self.offsets[1:-1])
+
+    def select(self, indices):
+        """Return new Sequences with the sequences `indices`, in that order (a copy)."""
+        rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices])
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[indices])])
+        return Sequences(self.inputs[rows], None if self.outputs is None else self.outputs[rows], offsets)
+
+
+def observations(X, lengths=None):
+    """Sequences of an HMM: X holds the observations and nothing is known from outside.
+
+    Parameters
+    ----------
+    X : array (T, D), list of arrays (T_i, D), or array (n_sequences, T, D)
+        NaN means "not observed".
+    lengths : array-like of int, optional
+        Lengths of the sequences that one array X holds; they sum to T.
+
+    Returns
+    -------
+    Sequences
+
+    Raises
+    ------
+    ValueError
+        For an empty sequence, lengths that do not sum to T, or an infinite value, naming sequence and step.
+    """
+    packed, offsets = _pack(X, lengths, missing=True)
+    return Sequences(np.empty((len(packed), 0)), packed, offsets)
+
+
+def inputs_outputs(X, y=None, lengths=None, encode=None):
+    """Sequences of an input-output model: X holds the inputs u_t, y the outputs.
+
+    Parameters
+    ----------
+    X : array (T, P), list of arrays (T_i, P), or array (n_sequences, T, P)
+        Finite numbers.
+    y : array (T,) or (T, D), list of such arrays, or one target a sequence; optional
+        In the form of X. NaN (or None, among labels) means "not observed". For a list or a 3-D X, one target a
+        sequence belongs to its last step.
+    lengths : array-like of int, optional
+        Lengths of the sequences that one array X holds; they sum to T.
+    encode : callable, optional
+        Turns the packed labels (n_steps, D) into float codes with NaN where they are missing.
+
+    Returns
+    -------
+    Sequences
+
+    Raises
+    ------
+    ValueError
+        For an empty sequence, lengths that do not sum to T, a value that is infinite, a missing input, or X and y of
+        unequal length, naming sequence and step.
+    """
+    packed, offsets = _pack(X, lengths, missing=False)
+    if y is None:
+        return Sequences(packed, None, offsets)
+    several = isinstance(X, (list, tuple)) or np.ndim(X) == 3
+    outputs = pack_outputs(y, offsets, several)
+    outputs = _numbers(outputs, "y") if encode is None else encode(outputs)
+    _refuse(outputs, offsets, np.isinf, "y is infinite")
+    return Sequences(packed, outputs, offsets)
+
+
+def pack_outputs(y, offsets, several):
+    """Return y as one array (n_steps, D) of its own dtype, one target a sequence spread over its steps as missing."""
+    lengths = np.diff(offsets)
+    if not several:
+        array = _column(np.asarray(y, dtype=_dtype(y)))
+        if len(array) != offsets[-1]:
+            raise ValueError(f"X has {offsets[-1]} steps but y has {len(array)}: X and y must have the same length.")
+        return array
+    if isinstance(y, np.ndarray) and y.ndim == 0 or not hasattr(y, "__len__") or len(y) != len(lengths):
+        size = len(y) if hasattr(y, "__len__") and np.ndim(y) else "no length"
+        raise ValueError(f"X holds {len(lengths)} sequences, y {size}: they must agree.")
+    parts = [np.asarray(part, dtype=_dtype(part)) for part in y]
+    if all(part.ndim == 0 for part in parts):
+        targets = np.array([part.item() for part in parts], dtype=_dtype(list(y)))
+        missing = np.nan if targets.dtype.kind in "fiub" else None
+        dtype = np.float64 if missing is not None else object
+        array = np.full((offsets[-1], 1), missing, dtype=dtype)
+        array[offsets[1:] - 1, 0] = targets
+        return array
+    for i, (part, length) in enumerate(zip(parts, lengths)):
+        if part.ndim == 0 or len(part) != length:
+            found = "one target" if part.ndim == 0 else f"{len(part)} targets"
+            raise ValueError(f"sequence {i}: X has {length} steps but y has {found}.")
+    parts = [_column(part) for part in parts]
+    if len({part.shape[1] for part in parts}) > 1:
+        raise ValueError(f"y: the sequences have unequal numbers of columns: {[part.shape[1] for part in parts]}.")
+    return np.concatenate(parts)
+
+
+def _dtype(y):
+    """Return object for labels, so that numpy never turns None or a number among strings into text."""
+    array = np.asarray(y)
+    return object if array.dtype.kind in "OUS" else None
+
+
+def _column(array):
+    if array.ndim not in (1, 2):
+        raise ValueError(f"y must have one or two dimensions for each sequence, got shape {array.shape}.")
+    return array.reshape(len(array), -1)
+
+
+def _numbers(array, name):
+    if array.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} is complex.")
+    try:
+        return np.ascontiguousarray(array, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold numbers for this model: {error}") from None
+
+
+def _pack(X, lengths, missing):
+    """Return (packed (n, P), offsets) of X in any accepted form, values checked."""
+    several = isinstance(X, (list, tuple)) and len(X) > 0 and np.ndim(X[0]) >= 2
+    if not several and not isinstance(X, (list, tuple)) and np.ndim(X) == 3:
+        several = True
+    options = {"dtype": np.float64, "order": "C", "ensure_all_finite": False, "input_name": "X"}
+    if several:
+        if lengths is not None:
+            raise ValueError("lengths= goes with one array X; a list or a 3-D X already says where sequences end.")
+        if len(X) == 0:
+            raise ValueError("X holds no sequence.")
+        parts = []
+        for i, part in enumerate(X):
+            if np.ndim(part) != 2:
+                raise ValueError(f"sequence {i} of X must have two dimensions (steps, features), got {np.ndim(part)}.")
+            if np.shape(part)[0] == 0:
+                raise ValueError(f"sequence {i} of X is empty.")
+            parts.append(check_array(part, ensure_min_features=0, **options))
+            if parts[i].shape[1] != parts[0].shape[1]:
+                raise ValueError(
+                    f"sequence {i} of X has {parts[i].shape[1]} features but sequence 0 has {parts[0].shape[1]}."
+                )
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        packed = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    else:
+        packed = check_array(X, ensure_min_features=missing, **options)
+        offsets = _offsets(lengths, len(packed))
+    _refuse(packed, offsets, np.isinf, "X contains infinity: an infinite value")
+    if not missing:
+        _refuse(packed, offsets, np.isnan, "X contains NaN: a missing input")
+    return packed, offsets
+
+
+def _offsets(lengths, n_steps):
+    if lengths is None:
+        return np.array([0, n_steps], dtype=np.int64)
+    lengths = np.asarray(lengths)
+    if lengths.ndim != 1 or lengths.size == 0 or lengths.dtype.kind not in "iu":
+        raise ValueError(f"lengths must be a one-dimensional sequence of integers, got {lengths!r}.")
+    if (lengths <= 0).any():
+        i = int(np.argmax(lengths <= 0))
+        raise ValueError(f"lengths: sequence {i} has length {lengths[i]}; every length must be at least 1.")
+    if lengths.sum() != n_steps:
+        raise ValueError(f"lengths sum to {lengths.sum()} but X has {n_steps} steps.")
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _refuse(array, offsets, test, what):
+    """Raise ValueError naming sequence, step and column of the first value for which `test` holds."""
+    for lo in range(0, len(array), BLOCK):
+        bad = test(array[lo : lo + BLOCK])
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            i = int(np.searchsorted(offsets, lo + row, side="right")) - 1
+            raise ValueError(f"{what} at sequence {i}, step {lo + row - offsets[i]}, column {column}.")
+
+
+def is_count(value):
+    """Whether `value` is an integer (numpy's too) and not a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
