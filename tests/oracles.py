@@ -1,0 +1,109 @@
+"""Slow and obvious references that the tests hold the package against. NumPy only; nothing of hiermm is used.
+
+Matrices come one a step: `A[t]` moves the state into step t, so `A[0]` of a sequence is never looked at.
+"""
+
+import itertools
+from collections import namedtuple
+
+import numpy as np
+
+Chain = namedtuple("Chain", "loglik filtered gamma xi")  # xi[t]: joint posterior of the states at t - 1 and t; xi[0] = 0
+
+
+def log(a):
+    """Natural logarithm with log 0 = -inf and no warning."""
+    with np.errstate(divide="ignore"):
+        return np.log(a)
+
+
+def logsumexp(a, axis=None):
+    """log sum exp that is exact for -inf."""
+    top = np.max(a, axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    total = log(np.sum(np.exp(a - top), axis=axis, keepdims=True)) + top
+    return total.item() if axis is None else np.squeeze(total, axis=axis)
+
+
+def per_step(A, index, start, stop):
+    """Matrices (T, N, N) of the steps start..stop-1 under the kernels' conventions for `A` and `index`."""
+    A = np.asarray(A)
+    if index is not None:
+        return A[np.asarray(index)[start:stop]]
+    if len(A) == 1:
+        return np.repeat(A, stop - start, axis=0)
+    return A[start:stop]
+
+
+def enumerate_chain(initial, A, ll):
+    """Everything by summing over all N**T state paths, and the best path: returns (Chain, path, log_prob)."""
+    T, N = ll.shape
+    loglik = -np.inf
+    filtered, gamma, xi = np.zeros((T, N)), np.zeros((T, N)), np.zeros((T, N, N))
+    paths = np.array(list(itertools.product(range(N), repeat=T)))
+    for length in range(1, T + 1):
+        heads = np.array(list(itertools.product(range(N), repeat=length)))
+        weights = _path_weights(initial, A, ll, heads)
+        total = logsumexp(weights)
+        if np.isfinite(total):
+            np.add.at(filtered[length - 1], heads[:, -1], np.exp(weights - total))
+    weights = _path_weights(initial, A, ll, paths)
+    loglik = logsumexp(weights)
+    if np.isfinite(loglik):
+        probs = np.exp(weights - loglik)
+        for t in range(T):
+            np.add.at(gamma[t], paths[:, t], probs)
+            if t:
+                np.add.at(xi[t], (paths[:, t - 1], paths[:, t]), probs)
+    best = int(np.argmax(weights))
+    return Chain(loglik, filtered, gamma, xi), paths[best], weights[best]
+
+
+def _path_weights(initial, A, ll, paths):
+    weights = log(initial)[paths[:, 0]] + ll[0, paths[:, 0]]
+    for t in range(1, paths.shape[1]):
+        weights = weights + log(A[t])[paths[:, t - 1], paths[:, t]] + ll[t, paths[:, t]]
+    return weights
+
+
+def log_chain(initial, A, ll, message=None):
+    """Forward-backward in log space; `message` (N,) is what later data say of the last state."""
+    T, N = ll.shape
+    log_A = log(np.asarray(A))
+    a, b = np.empty((T, N)), np.zeros((T, N))
+    a[0] = log(initial) + ll[0]
+    for t in range(1, T):
+        a[t] = logsumexp(a[t - 1][:, None] + log_A[t], axis=0) + ll[t]
+    if message is not None:
+        b[T - 1] = log(message)
+    for t in range(T - 2, -1, -1):
+        b[t] = logsumexp(log_A[t + 1] + (ll[t + 1] + b[t + 1])[None, :], axis=1)
+    loglik = logsumexp(a[T - 1])
+    evidence = logsumexp(a[T - 1] + b[T - 1])
+    xi = np.zeros((T, N, N))
+    for t in range(1, T):
+        xi[t] = np.exp(a[t - 1][:, None] + log_A[t] + (ll[t] + b[t])[None, :] - evidence)
+    filtered = np.exp(a - logsumexp(a, axis=1)[:, None])
+    return Chain(loglik, filtered, np.exp(a + b - evidence), xi)
+
+
+def log_viterbi(log_initial, log_A, ll):
+    """Most likely path and its log-probability; `log_A` (T, N, N) as for the others; ties go to the lower state."""
+    T, N = ll.shape
+    delta, back = log_initial + ll[0], np.zeros((T, N), dtype=np.int64)
+    for t in range(1, T):
+        moves = delta[:, None] + log_A[t]
+        back[t] = np.argmax(moves, axis=0)
+        delta = np.max(moves, axis=0) + ll[t]
+    path = np.empty(T, dtype=np.int64)
+    path[T - 1] = np.argmax(delta)
+    for t in range(T - 1, 0, -1):
+        path[t - 1] = back[t, path[t]]
+    return path, np.max(delta)
+
+
+def random_chain(rng, N, T, steps=1, concentration=1.0, spread=2.0):
+    """Random (initial (N,), A (steps, N, N), ll (T, N))."""
+    initial = rng.dirichlet(np.full(N, concentration))
+    A = rng.dirichlet(np.full(N, concentration), size=(steps, N))
+    return initial, A, spread * rng.standard_normal((T, N))
