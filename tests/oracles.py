@@ -8,7 +8,8 @@ from collections import namedtuple
 
 import numpy as np
 
-Chain = namedtuple("Chain", "loglik filtered gamma xi")  # xi[t]: joint posterior of the states at t - 1 and t; xi[0] = 0
+# xi[t] is the joint posterior of the states at t - 1 and t; xi[0] = 0.
+Chain = namedtuple("Chain", "loglik filtered gamma xi")
 
 
 def log(a):
