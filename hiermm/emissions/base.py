@@ -1,0 +1,300 @@
+"""What every emission shares: the protocol, checks of parameters, dead states and data-driven starts."""
+
+import copy
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+
+# Responsibility, in steps, below which a state counts as dead: its estimates would be ratios of rounding errors.
+DEAD = 1e-10
+
+
+class DeadStateWarning(UserWarning):
+    """A state takes responsibility for no observation; it keeps its parameters."""
+
+
+class Emission(BaseEstimator):
+    """Base class of what a hidden state emits.
+
+    The constructor stores hyper-parameters and nothing else. A *fitted* emission holds arrays whose names end in an
+    underscore; it is never changed: `initialise`, `maximise` and `between` return new objects, and its arrays are
+    read-only. All sums that `statistics` returns add over blocks of steps, so that data may come in any portions.
+
+    Attributes
+    ----------
+    iterative : bool
+        False: `maximise` returns the maximiser of the expected complete-data log-likelihood plus log prior (as far as
+        `variance floors`, which are constraints, allow). True: it returns the next Newton point, and the caller
+        halves the step by `between` until `objective` + `log_prior` rises.
+    discrete : bool
+        True when the outputs are symbol codes 0..M-1, stored as floats in one column.
+    n_inputs : int or None
+        Number of inputs P; None when the emission does not look at the inputs.
+
+    Notes
+    -----
+    Shapes: `outputs` (n, D) with NaN for entries that were not observed, `inputs` (n, P), both C-contiguous float64;
+    `gamma` (n, N) posterior state probabilities. Log-likelihoods are densities in nats and may be positive.
+
+    A subclass names its fitted arrays in `_parameters` (the first one has the N states along its first axis) and
+    implements `initialise`, `log_likelihood`, `statistics`, `maximise`, `mean`, `sample`, `n_outputs` and
+    `n_parameters`.
+    """
+
+    _parameters = ()
+    iterative = False
+    discrete = False
+    n_inputs = None
+
+    # -- construction ------------------------------------------------------------------------------------------------
+
+    def _fitted(self, **arrays):
+        """Return a copy of this emission that holds `arrays` (copied, float64, read-only) as its parameters."""
+        new = copy.copy(self)
+        for name, value in arrays.items():
+            value = np.array(value, dtype=np.float64, order="C")
+            value.flags.writeable = False
+            setattr(new, name, value)
+        new._prepare()
+        return new
+
+    def _prepare(self):
+        """Compute what follows from the parameters and is used at every call (a hook for subclasses)."""
+
+    @property
+    def is_fitted(self):
+        """Whether the parameters are known."""
+        return hasattr(self, self._parameters[0])
+
+    @property
+    def n_states(self):
+        """Number of hidden states N (rows of parameters)."""
+        return self._fitted_array().shape[0]
+
+    def _fitted_array(self):
+        if not self.is_fitted:
+            raise NotFittedError(f"This {type(self).__name__} emission has no parameters yet: fit a model with it.")
+        return getattr(self, self._parameters[0])
+
+    # -- parts of the protocol that are the same for all -------------------------------------------------------------
+
+    def check(self, outputs, inputs):
+        """Raise ValueError, naming row and column, when this emission cannot have produced `outputs`.
+
+        Parameters
+        ----------
+        outputs : ndarray (n, D)
+            Observations; NaN means not observed.
+        inputs : ndarray (n, P)
+            Inputs.
+        """
+        name = type(self).__name__
+        if self.is_fitted and outputs.shape[1] != self.n_outputs:
+            raise ValueError(f"{name}: the outputs have {outputs.shape[1]} columns, expected {self.n_outputs}")
+        if self.is_fitted and self.n_inputs is not None and inputs.shape[1] != self.n_inputs:
+            raise ValueError(f"{name}: the inputs have {inputs.shape[1]} columns, expected {self.n_inputs}")
+
+    def objective(self, outputs, inputs, gamma):
+        """Return sum over steps and states of gamma * log p(observed entries | state), in nats (0 * -inf = 0).
+
+        This is the emissions' part of EM's objective Q, without the prior.
+        """
+        return weighted_total(self.log_likelihood(outputs, inputs), gamma)
+
+    def log_prior(self):
+        """Return the log prior density of the parameters up to a constant: 0 without a prior."""
+        return 0.0
+
+    def between(self, other, fraction):
+        """Return the emission on the straight line from this one (fraction 0) to `other` (fraction 1)."""
+        mixed = {}
+        for name in self._parameters:
+            start, end = getattr(self, name), getattr(other, name)
+            mixed[name] = start + fraction * (end - start)
+        return self._fitted(**mixed)
+
+    def _keep_dead(self, weights, arrays):
+        """Return an emission with `arrays`, in which states of no responsibility keep their present rows.
+
+        Parameters
+        ----------
+        weights : ndarray (N,)
+            Sum of responsibilities of each state.
+        arrays : dict of ndarray
+            New parameters. Arrays whose first axis is not the states (a tied covariance) are taken as they are.
+        """
+        dead = ~(weights >= DEAD)
+        if dead.any():
+            for name in arrays:
+                if len(arrays[name]) == len(dead) and not self._shared(name):
+                    arrays[name][dead] = getattr(self, name)[dead]
+        new = self._fitted(**arrays)
+        new._dead = warn_dead(dead, getattr(self, "_dead", None), type(self).__name__)
+        return new
+
+    def _shared(self, name):
+        """Whether fitted array `name` is common to all states."""
+        return False
+
+
+# -- sums ------------------------------------------------------------------------------------------------------------
+
+
+def weighted_total(log_likelihood, gamma):
+    """Return sum(gamma * log_likelihood) with 0 * -inf = 0."""
+    total = float(np.vdot(gamma, log_likelihood))
+    if np.isfinite(total):
+        return total
+    used = gamma > 0
+    return float(np.dot(gamma[used], log_likelihood[used]))
+
+
+def warn_dead(dead, before, name):
+    """Warn of states in the mask `dead` that were not dead `before` (mask or None); return `dead`."""
+    news = dead if before is None or len(before) != len(dead) else dead & ~before
+    if news.any():
+        states = ", ".join(str(k) for k in np.flatnonzero(news))
+        warnings.warn(
+            f"{name}: no observation belongs to state(s) {states}; they keep their parameters. "
+            "Fewer states, another start or a prior may help.",
+            DeadStateWarning,
+            stacklevel=4,
+        )
+    return dead
+
+
+# -- checks of parameters --------------------------------------------------------------------------------------------
+
+
+def as_parameter(name, value, ndim):
+    """Return `value` as a finite float64 array with `ndim` axes (an int or a tuple of choices), or raise ValueError."""
+    array = np.array(value, dtype=np.float64, order="C")
+    choices = (ndim,) if isinstance(ndim, int) else tuple(ndim)
+    if array.ndim not in choices:
+        wanted = " or ".join(str(k) for k in choices)
+        raise ValueError(f"{name} must have {wanted} axes, got shape {array.shape}")
+    if array.size and not np.isfinite(array).all():
+        where = tuple(int(k) for k in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(f"{name}{list(where)} is not finite")
+    return array
+
+
+def check_shape(name, array, shape):
+    """Raise ValueError unless `array` has exactly this shape."""
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {array.shape}")
+
+
+def as_probabilities(name, value, ndim=2, tolerance=1e-6):
+    """Return `value` as probabilities over the last axis; sums off by rounding (< `tolerance`) are renormalised.
+
+    Raises
+    ------
+    ValueError
+        On a negative entry or a row whose sum is not 1; the message names it.
+    """
+    array = as_parameter(name, value, ndim)
+    if array.shape[-1] == 0:
+        raise ValueError(f"{name} has no columns")
+    if (array < 0).any():
+        where = tuple(int(k) for k in np.argwhere(array < 0)[0])
+        raise ValueError(f"{name}{list(where)} = {array[where]:g} is negative")
+    sums = array.sum(axis=-1)
+    wrong = np.abs(sums - 1.0) > tolerance
+    if wrong.any():
+        where = tuple(int(k) for k in np.argwhere(wrong)[0])
+        raise ValueError(f"{name}{list(where)} sums to {sums[where]:.9g}, not to 1")
+    return array / sums[..., None]
+
+
+def check_at_least(name, value, low, strict=False):
+    """Raise ValueError unless every entry of `value` is a number >= `low` (> `low` if `strict`)."""
+    value = np.asarray(value, dtype=np.float64)
+    good = value > low if strict else value >= low
+    if not np.all(good & np.isfinite(value)):
+        raise ValueError(f"{name} must be finite and {'>' if strict else '>='} {low:g}, got {value}")
+
+
+def first_bad(outputs, good):
+    """Return (row, column) of the first observed entry of `outputs` where the mask `good` is False, or None."""
+    bad = ~good & ~np.isnan(outputs)
+    if not bad.any():
+        return None
+    row, column = np.argwhere(bad)[0]
+    return int(row), int(column)
+
+
+# -- data-driven starts ----------------------------------------------------------------------------------------------
+
+
+def start_sample(outputs, inputs, rng, limit=20_000, chunk=64):
+    """Return (outputs, inputs) of at most about `limit` rows to start from, with some entry observed in each.
+
+    Long data are represented by contiguous chunks of `chunk` rows at random places, so that neighbours in time stay
+    together and starting costs neither time nor memory that grows with the data.
+    """
+    unseen = np.array([np.isnan(column).all() for column in outputs.T])
+    if unseen.any():
+        raise ValueError(f"cannot start: column {int(np.argmax(unseen))} of the outputs has no observed value")
+    if len(outputs) > limit:
+        starts = np.sort(rng.integers(0, len(outputs) - chunk + 1, size=limit // chunk))
+        rows = (starts[:, None] + np.arange(chunk)).ravel()
+        missed = np.isnan(outputs[rows]).all(axis=0)
+        rare = [np.flatnonzero(~np.isnan(column))[:chunk] for column in outputs.T[missed]]
+        rows = np.concatenate([rows, *rare])
+        outputs, inputs = outputs[rows], inputs[rows]
+    seen = ~np.isnan(outputs).all(axis=1)
+    return outputs[seen], inputs[seen]
+
+
+def column_scale(values):
+    """Return the mean and standard deviation of each column over its observed entries; constant columns get 1."""
+    centre = np.nanmean(values, axis=0)
+    scale = np.sqrt(np.nanmean((values - centre) ** 2, axis=0))
+    return centre, np.where(scale > 1e-13 * np.abs(centre), scale, 1.0)
+
+
+def standardise(values):
+    """Return columns shifted and scaled to mean 0 and variance 1; entries not observed become 0, the mean."""
+    centre, scale = column_scale(values)
+    return np.nan_to_num((values - centre) / scale, nan=0.0)
+
+
+def cluster(features, n_clusters, rng, n_iter=10):
+    """Return labels (n,) of `features` (n, F) by k-means++ seeding and a few Lloyd iterations.
+
+    Clusters may come out empty, for instance when there are fewer distinct points than clusters.
+
+    References
+    ----------
+    Arthur & Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
+    """
+    n = len(features)
+    centres = np.empty((n_clusters, features.shape[1]))
+    nearest = np.full(n, np.inf)
+    for k in range(n_clusters):
+        if k == 0 or nearest.sum() <= 0:
+            row = rng.integers(n)
+        else:
+            row = rng.choice(n, p=nearest / nearest.sum())
+        centres[k] = features[row]
+        nearest = np.minimum(nearest, np.square(features - centres[k]).sum(axis=1))
+    square = np.square(features).sum(axis=1)
+    for _ in range(n_iter):
+        distance = square[:, None] - 2 * features @ centres.T + np.square(centres).sum(axis=1)
+        labels = distance.argmin(axis=1)
+        counts = np.bincount(labels, minlength=n_clusters)
+        sums = np.zeros_like(centres)
+        np.add.at(sums, labels, features)
+        filled = counts > 0
+        centres[filled] = sums[filled] / counts[filled, None]
+    return labels
+
+
+def soft_assignments(labels, n_states, softness=0.1):
+    """Return responsibilities (n, N): 1 - `softness` on the label, the rest spread evenly."""
+    gamma = np.full((len(labels), n_states), softness / n_states)
+    gamma[np.arange(len(labels)), labels] += 1.0 - softness
+    return gamma
