@@ -1,0 +1,62 @@
+# Every target sets up what it needs by itself: a fresh clone, Python 3.11 or later and a C compiler are enough.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= hiermm-compare
+
+# The package is installed, not linked, so that tests and commands run what a user gets. It is installed again
+# whenever one of its files changes.
+PACKAGE := pyproject.toml setup.py MANIFEST.in $(shell find hiermm -type f \
+	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -path '*/datasets/data/*' \))
+# Objects of an earlier build are used again where their source is unchanged; Python files must not be.
+INSTALL = rm -rf build/lib* build/bdist* && $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: help compare test lint bench notebooks clean
+
+help:
+	@echo "make compare    compare the models on the shipped data; results go to $(OUT)/"
+	@echo "make test       run the whole test suite"
+	@echo "make lint       check style, types and Cython sources"
+	@echo "make bench      time hiermm and its peers; writes benchmarks/results.md"
+	@echo "make notebooks  execute every notebook"
+	@echo "make clean      remove everything that these commands made"
+
+compare: $(VENV)/compare.stamp
+	$(BIN)/hiermm compare --out $(OUT)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/pytest -n 2 tests
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint hiermm/_ext
+	$(BIN)/mypy
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/run.py
+
+notebooks: $(VENV)/dev.stamp
+	$(BIN)/pytest --nbmake --nbmake-timeout=600 notebooks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache $(OUT)
+	find hiermm -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/python.stamp:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# `make test` after `make compare` adds the tools; `make compare` after `make test` has all it needs already.
+$(VENV)/compare.stamp: $(VENV)/python.stamp $(PACKAGE)
+	$(INSTALL) '.[all]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/python.stamp $(PACKAGE)
+	$(INSTALL) '.[dev]'
+	touch $@ $(VENV)/compare.stamp
