@@ -32,7 +32,7 @@ def test_any_column_may_be_the_target(name):
 
 
 def test_unknown_column():
-    with pytest.raises(ValueError, match="'snow'.*temperature, dew_point"):
+    with pytest.raises(ValueError, match=r"'snow'.*temperature, dew_point"):
         load_new_york_weather("snow")
 
 

@@ -8,7 +8,7 @@ import importlib
 import os
 
 try:
-    from hiermm._ext import _cpu
+    from hiermm._ext import _cpu  # type: ignore[attr-defined]
 except ImportError as error:
     raise ImportError(
         "hiermm's compiled kernels are missing. Build them with `pip install .` in the source tree "

@@ -127,9 +127,9 @@ def _calendar(time: NDArray[np.datetime64]) -> NDArray[np.float64]:
 
 def _table() -> NDArray[np.float64]:
     """All columns of the shipped file; an empty cell is NaN."""
-    with (files(__package__) / "data" / "new_york_weather.csv.gz").open("rb") as packed:
-        with gzip.open(packed, "rt", encoding="ascii") as lines:
-            return np.genfromtxt(lines, delimiter=",", skip_header=1)
+    path = files(__package__) / "data" / "new_york_weather.csv.gz"
+    with path.open("rb") as packed, gzip.open(packed, "rt", encoding="ascii") as lines:
+        return np.genfromtxt(lines, delimiter=",", skip_header=1)
 
 
 def _description() -> str:
