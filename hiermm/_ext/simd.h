@@ -1,0 +1,197 @@
+/* Vectors of VL doubles and the few operations that the kernels build on.
+ *
+ * Written with the compilers' generic vectors, so the same text serves AVX-512 (VL = 8), AVX2 (4), SSE2 and
+ * NEON (2); intrinsics appear only where generic vectors have no word for an instruction, and always beside a
+ * generic version. Nothing here relies on relaxed floating-point rules: infinities behave.
+ */
+#ifndef HIERMM_SIMD_H
+#define HIERMM_SIMD_H
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define VL 8
+#elif defined(__AVX__)
+#define VL 4
+#else
+#define VL 2
+#endif
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+typedef double vd __attribute__((vector_size(VL * 8), may_alias));
+typedef double vdu __attribute__((vector_size(VL * 8), may_alias, aligned(8)));
+typedef int64_t vi __attribute__((vector_size(VL * 8), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vd vset(double x) { return x - (vd){}; }
+INLINE vd vload(const double *p) { return *(const vdu *)p; }
+INLINE void vstore(double *p, vd x) { *(vdu *)p = x; }
+
+/* mask ? a : b, for masks made by comparing vectors. */
+INLINE vd vselect(vi mask, vd a, vd b) { return (vd)(((vi)a & mask) | ((vi)b & ~mask)); }
+
+/* Larger and smaller of two; if one is NaN the second argument comes back. */
+#if VL == 8
+INLINE vd vmax(vd a, vd b) { return (vd)_mm512_max_pd((__m512d)a, (__m512d)b); }
+INLINE vd vmin(vd a, vd b) { return (vd)_mm512_min_pd((__m512d)a, (__m512d)b); }
+#elif VL == 4
+INLINE vd vmax(vd a, vd b) { return (vd)_mm256_max_pd((__m256d)a, (__m256d)b); }
+INLINE vd vmin(vd a, vd b) { return (vd)_mm256_min_pd((__m256d)a, (__m256d)b); }
+#elif defined(__SSE2__)
+INLINE vd vmax(vd a, vd b) { return (vd)_mm_max_pd((__m128d)a, (__m128d)b); }
+INLINE vd vmin(vd a, vd b) { return (vd)_mm_min_pd((__m128d)a, (__m128d)b); }
+#else
+INLINE vd vmax(vd a, vd b) { return vselect(a > b, a, b); }
+INLINE vd vmin(vd a, vd b) { return vselect(a < b, a, b); }
+#endif
+
+/* The first `count` doubles at p, zeros (or `fill`) in the other lanes; nothing behind them is touched. */
+INLINE vd vload_part(const double *p, int64_t count, double fill) {
+#if VL == 8
+    return (vd)_mm512_mask_loadu_pd(_mm512_set1_pd(fill), (__mmask8)((1u << count) - 1), p);
+#else
+    vd x = vset(fill);
+    for (int64_t l = 0; l < count; l++) x[l] = p[l];
+    return x;
+#endif
+}
+INLINE void vstore_part(double *p, int64_t count, vd x) {
+#if VL == 8
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << count) - 1), (__m512d)x);
+#else
+    for (int64_t l = 0; l < count; l++) p[l] = x[l];
+#endif
+}
+
+/* Sum, maximum and minimum over the lanes. */
+INLINE double hsum(vd a) {
+#if VL == 8
+    return _mm512_reduce_add_pd((__m512d)a);
+#else
+    double s = a[0];
+    for (int l = 1; l < VL; l++) s += a[l];
+    return s;
+#endif
+}
+INLINE double hmax(vd a) {
+    double s = a[0];
+    for (int l = 1; l < VL; l++) s = a[l] > s ? a[l] : s;
+    return s;
+}
+INLINE double hmin(vd a) {
+    double s = a[0];
+    for (int l = 1; l < VL; l++) s = a[l] < s ? a[l] : s;
+    return s;
+}
+
+/* Transpose a VL x VL block in place. */
+INLINE void vtranspose(vd *r) {
+#if VL == 8
+    __m512d *x = (__m512d *)r, a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm512_unpacklo_pd(x[i], x[i + 1]);
+        a[i + 1] = _mm512_unpackhi_pd(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        for (int j = 0; j < 2; j++) {
+            b[i + j] = _mm512_shuffle_f64x2(a[i + j], a[i + j + 2], 0x88);
+            b[i + j + 2] = _mm512_shuffle_f64x2(a[i + j], a[i + j + 2], 0xdd);
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm512_shuffle_f64x2(b[i], b[i + 4], 0x88);
+        x[i + 4] = _mm512_shuffle_f64x2(b[i], b[i + 4], 0xdd);
+    }
+#elif VL == 4
+    __m256d *x = (__m256d *)r;
+    __m256d a = _mm256_unpacklo_pd(x[0], x[1]), b = _mm256_unpackhi_pd(x[0], x[1]);
+    __m256d c = _mm256_unpacklo_pd(x[2], x[3]), d = _mm256_unpackhi_pd(x[2], x[3]);
+    x[0] = _mm256_permute2f128_pd(a, c, 0x20);
+    x[1] = _mm256_permute2f128_pd(b, d, 0x20);
+    x[2] = _mm256_permute2f128_pd(a, c, 0x31);
+    x[3] = _mm256_permute2f128_pd(b, d, 0x31);
+#else
+    vd a = r[0], b = r[1];
+    r[0] = (vd){a[0], b[0]};
+    r[1] = (vd){a[1], b[1]};
+#endif
+}
+
+/* 2^n for n held in the low bits of `t` = n + SIMD_ROUND; -1022 <= n <= 1023. */
+#define SIMD_ROUND 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer */
+INLINE vd simd_pow2(vd t) { return (vd)(((vi)t + 1023) << 52); }
+
+/* Reduce x to r = x - n log 2, |r| <= log(2) / 2; returns n + SIMD_ROUND. */
+INLINE vd simd_reduce(vd x, vd *r) {
+    vd t = x * vset(1.4426950408889634074) + vset(SIMD_ROUND);
+    vd n = t - vset(SIMD_ROUND);
+    vd y = x - n * vset(6.93147180369123816490e-01); /* the high part of log 2 times n is exact */
+    *r = y - n * vset(1.90821492927058770002e-10);
+    return t;
+}
+
+/* (exp(r) - 1 - r) / r^2 for |r| <= log(2) / 2, interpolated at the Chebyshev nodes (error below 1e-17). */
+INLINE vd simd_exp_tail(vd r) {
+    vd r2 = r * r, r4 = r2 * r2;
+    vd a = vset(0.5000000000000001) + r * vset(0.16666666666666669);
+    vd b = vset(0.04166666666662399) + r * vset(0.008333333333330051);
+    vd c = vset(0.001388888891728333) + r * vset(0.0001984126986310715);
+    vd d = vset(2.480152118783432e-05) + r * vset(2.7557268376851323e-06);
+    vd e = vset(2.762013985250333e-07) + r * vset(2.510042502811674e-08);
+    return (a + r2 * b) + r4 * ((c + r2 * d) + r4 * e);
+}
+
+/* exp(x) for x <= 709 (about one unit in the last place); exactly 0 for x < -708, so for -inf; NaN stays NaN. */
+INLINE vd vexp_low(vd x) {
+    vd r, t = simd_reduce(vmax(vset(-708.0), x), &r);
+    vd y = (vset(1.0) + (r + r * r * simd_exp_tail(r))) * simd_pow2(t);
+    return (vd)((vi)y & ~(vi)(x < vset(-708.0)));
+}
+
+/* exp(x) for any x: 0 below -708, inf above 709.78. */
+INLINE vd vexp(vd x) {
+    vd half = vexp_low(vmin(vset(355.0), x * vset(0.5)));
+    vd y = vselect(x > vset(700.0), half * half, vexp_low(vmin(vset(709.0), x)));
+    return vselect(x > vset(709.782712893384), vset(HUGE_VAL), y);
+}
+
+/* tanh(x) through exp(-2|x|) - 1, so that small x keep their relative precision. */
+INLINE vd vtanh(vd x) {
+    vi sign = (vi)x & INT64_MIN;
+    vd size = vmin(vset(20.0), (vd)((vi)x ^ sign)); /* tanh(20) rounds to 1 */
+    vd r, t = simd_reduce(size * vset(-2.0), &r), scale = simd_pow2(t);
+    vd less = scale * (r + r * r * simd_exp_tail(r)) + (scale - vset(1.0)); /* exp(-2|x|) - 1 */
+    return (vd)((vi)((vset(0.0) - less) / (vset(2.0) + less)) | sign);
+}
+
+/* Exact scaling: the power of two that brings x > 0 into [1, 2); its exponent is added to *exponent.
+ * Zero and subnormal numbers are multiplied by 2^1023. */
+INLINE vd vscale(vd x, vd *exponent) {
+    vi biased = ((vi)x >> 52) & 2047;
+    vd shifted = (vd)(biased | (vi)vset(4503599627370496.0)); /* 2^52 + biased exponent, without a conversion */
+    *exponent += shifted - vset(4503599627370496.0 + 1023.0);
+    return (vd)((2046 - biased) << 52);
+}
+INLINE double scale1(double x, double *exponent) {
+    int64_t biased;
+    memcpy(&biased, &x, 8);
+    biased = (biased >> 52) & 2047;
+    *exponent += (double)(biased - 1023);
+    biased = (2046 - biased) << 52;
+    memcpy(&x, &biased, 8);
+    return x;
+}
+
+/* Uninitialised memory aligned to a cache line (give it back with free); NULL if there is none. */
+INLINE double *simd_alloc(int64_t doubles) {
+    size_t bytes = ((size_t)(doubles > 0 ? doubles : 1) * sizeof(double) + 63) & ~(size_t)63;
+    void *p = NULL;
+    return posix_memalign(&p, 64, bytes) ? NULL : (double *)p;
+}
+
+#endif
