@@ -14,6 +14,7 @@ LEVELS = {
     "sequences": 1,
     "operators": 1,
     "inference": 1,
+    "newton": 1,
     "rows": 2,
     "chains": 2,
     "emissions": 2,

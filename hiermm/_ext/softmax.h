@@ -1,0 +1,261 @@
+/* Inner loops of softmax.pyx. A "chunk" is VL consecutive steps, one a lane; a block is BLOCK_CHUNKS chunks.
+ * Loops over destinations are compiled for the fixed sizes 1..8, so that they unroll, and once for any size. */
+#ifndef HIERMM_SOFTMAX_H
+#define HIERMM_SOFTMAX_H
+
+#include "simd.h"
+
+enum { BLOCK_CHUNKS = 8, BLOCK_STEPS = BLOCK_CHUNKS * VL, TILE_ROWS = 3, TILE_COLUMNS = 4 };
+
+/* Calls BODY with the number of free destinations as a constant where it is small. */
+#define BY_SIZE(F, BODY, ...)                                                                                          \
+    switch (F) {                                                                                                       \
+    case 1: BODY(1, __VA_ARGS__); break;                                                                               \
+    case 2: BODY(2, __VA_ARGS__); break;                                                                               \
+    case 3: BODY(3, __VA_ARGS__); break;                                                                               \
+    case 4: BODY(4, __VA_ARGS__); break;                                                                               \
+    case 5: BODY(5, __VA_ARGS__); break;                                                                               \
+    case 6: BODY(6, __VA_ARGS__); break;                                                                               \
+    case 7: BODY(7, __VA_ARGS__); break;                                                                               \
+    case 8: BODY(8, __VA_ARGS__); break;                                                                               \
+    default: BODY(F, __VA_ARGS__);                                                                                     \
+    }
+
+/* Column of free destination f when destination `skip` is left out (skip > F leaves none out). */
+INLINE int64_t column(int64_t f, int64_t skip) { return f + (f >= skip); }
+
+/* ---- between steps in rows of memory and steps in lanes ------------------------------------------------------- */
+
+/* columns[c] = column c of `steps` <= VL rows of memory, one row a lane; lanes beyond `steps` are zero. */
+INLINE void load_chunk(const double *rows, int64_t stride, int64_t steps, int64_t width, vd *columns) {
+    for (int64_t c = 0; c < width; c += VL) {
+        int64_t some = width - c < VL ? width - c : VL;
+        vd v[VL] = {{0}};
+        if (steps == VL && some == VL)
+            for (int l = 0; l < VL; l++) v[l] = vload(rows + l * stride + c);
+        else
+            for (int64_t l = 0; l < steps; l++) v[l] = vload_part(rows + l * stride + c, some, 0.0);
+        vtranspose(v);
+        for (int64_t l = 0; l < some; l++) columns[c + l] = v[l];
+    }
+}
+
+/* The reverse of load_chunk. */
+INLINE void store_chunk(const vd *columns, int64_t stride, int64_t steps, int64_t width, double *rows) {
+    for (int64_t c = 0; c < width; c += VL) {
+        int64_t some = width - c < VL ? width - c : VL;
+        vd v[VL] = {{0}};
+        for (int64_t l = 0; l < some; l++) v[l] = columns[c + l];
+        vtranspose(v);
+        if (steps == VL && some == VL)
+            for (int l = 0; l < VL; l++) vstore(rows + l * stride + c, v[l]);
+        else
+            for (int64_t l = 0; l < steps; l++) vstore_part(rows + l * stride + c, some, v[l]);
+    }
+}
+
+/* A block of up to BLOCK_STEPS steps; chunk k of the result begins at columns + k * width. Returns its chunks. */
+static int64_t load_block(const double *rows, int64_t stride, int64_t steps, int64_t width, vd *columns) {
+    int64_t chunks = 0;
+    for (int64_t t = 0; t < steps; t += VL, chunks++)
+        load_chunk(rows + t * stride, stride, steps - t < VL ? steps - t : VL, width, columns + chunks * width);
+    return chunks;
+}
+
+static void store_block(const vd *columns, int64_t stride, int64_t steps, int64_t width, double *rows) {
+    for (int64_t t = 0, k = 0; t < steps; t += VL, k++)
+        store_chunk(columns + k * width, stride, steps - t < VL ? steps - t : VL, width, rows + t * stride);
+}
+
+static void clear(int64_t vectors, vd *sums) {
+    for (int64_t i = 0; i < vectors; i++) sums[i] = (vd){0};
+}
+
+static double total(const vd *sums) { return hsum(*sums); }
+
+/* ---- logits, probabilities, log-likelihood of one group over one block ---------------------------------------- */
+
+/* log x for 1 <= x < 2^1000: x = 2^k m with m around 1, and log m = 2 atanh((m - 1) / (m + 1)). */
+INLINE vd vlog_above_one(vd x) {
+    vi bits = (vi)x + 0x95f6198000000; /* moves the break of the exponent to sqrt(2) */
+    vi k = (bits >> 52) - 1023;
+    vd m = (vd)((vi)x - (k << 52)), s = (m - 1.0) / (m + 1.0), q = s * s, sum = vset(2.0 / 23.0);
+    for (int i = 21; i >= 3; i -= 2) sum = sum * q + 2.0 / i;
+    return __builtin_convertvector(k, vd) * 0.6931471805599453 + (s * 2.0 + s * q * sum);
+}
+
+/* Logits of the free destinations into z[0..F-1]; returns their maximum. */
+INLINE vd logits(int64_t F, const vd *u, int64_t P, const double *coef, const double *intercept, vd *z) {
+    vd top = vset(-INFINITY);
+    for (int64_t f = 0; f < F; f++) {
+        vd x = vset(intercept[f]);
+        for (int64_t p = 0; p < P; p++) x += u[p] * coef[f * P + p];
+        z[f] = x;
+        top = vmax(top, x);
+    }
+    return top;
+}
+
+INLINE void probabilities_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                                       const double *intercept, double mass, vd *scratch, int64_t skip, vd *out,
+                                       int64_t width) {
+    vd few[8], *z = F <= 8 ? few : scratch;
+    for (int64_t k = 0; k < chunks; k++, u += P, out += width) {
+        vd top = logits(F, u, P, coef, intercept, z), sum = {0};
+        for (int64_t f = 0; f < F; f++) sum += z[f] = vexp_low(z[f] - top);
+        vd scale = mass / sum;
+        for (int64_t f = 0; f < F; f++) out[column(f, skip)] = z[f] * scale;
+    }
+}
+
+/* Softmax over the free destinations times `mass`; destination `skip`, if there is one, gets the rest. */
+static void group_probabilities(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                                const double *intercept, double mass, vd *scratch, int64_t skip, vd *out,
+                                int64_t width) {
+    if (skip <= F)
+        for (int64_t k = 0; k < chunks; k++) out[k * width + skip] = vset(1.0 - mass);
+    BY_SIZE(F, probabilities_body, chunks, u, P, coef, intercept, mass, scratch, skip, out, width)
+}
+
+INLINE void objective_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                                   const double *intercept, double log_mass, vd *scratch, int64_t skip,
+                                   const vd *counts, int64_t width, vd *value) {
+    vd few[8], *z = F <= 8 ? few : scratch, sum_value = {0};
+    for (int64_t k = 0; k < chunks; k++, u += P, counts += width) {
+        vd top = logits(F, u, P, coef, intercept, z), sum = {0}, total = {0};
+        for (int64_t f = 0; f < F; f++) {
+            vd c = counts[column(f, skip)], term = c * (z[f] - top);
+            vi counted = c > 0.0; /* 0 log 0 = 0 */
+            sum_value += (vd)(counted & (vi)term);
+            total += c;
+            sum += vexp_low(z[f] - top);
+        }
+        sum_value += total * (log_mass - vlog_above_one(sum));
+    }
+    *value += sum_value;
+}
+
+/* Adds the sum of counts * log p over the free destinations to *value, a partial sum a lane. */
+static void group_objective(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                            const double *intercept, double log_mass, vd *scratch, int64_t skip, const vd *counts,
+                            int64_t width, vd *value) {
+    BY_SIZE(F, objective_body, chunks, u, P, coef, intercept, log_mass, scratch, skip, counts, width, value)
+}
+
+/* Log-normaliser, top + log sum exp(z - top), of every step of a block into out[k * width]. */
+INLINE void normalizer_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                                    const double *intercept, vd *scratch, vd *out, int64_t width) {
+    vd few[8], *z = F <= 8 ? few : scratch;
+    for (int64_t k = 0; k < chunks; k++, u += P, out += width) {
+        vd top = logits(F, u, P, coef, intercept, z), sum = {0};
+        for (int64_t f = 0; f < F; f++) sum += vexp_low(z[f] - top);
+        *out = top + vlog_above_one(sum);
+    }
+}
+
+static void group_normalizer(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                             const double *intercept, vd *scratch, vd *out, int64_t width) {
+    BY_SIZE(F, normalizer_body, chunks, u, P, coef, intercept, scratch, out, width)
+}
+
+/* ---- gradient and Hessian ------------------------------------------------------------------------------------- */
+
+/* Products f_a f_b, a <= b, of the features f = (1, u) of a block: row q of the result is products + q * BLOCK_CHUNKS.
+ * The first P + 1 rows are the features themselves. */
+static void feature_products(int64_t chunks, const vd *u, int64_t P, vd *products) {
+    vd one = vset(1.0);
+    for (int64_t a = 0; a <= P; a++)
+        for (int64_t b = a; b <= P; b++, products += BLOCK_CHUNKS)
+            for (int64_t k = 0; k < chunks; k++)
+                products[k] = (a ? u[k * P + a - 1] : one) * (b ? u[k * P + b - 1] : one);
+}
+
+/* Per step, with n the group's total count: residual_f = count_f - n p_f, written as a sum over pairs of
+ * count_f p_g - count_g p_f so that saturated rows lose no digits, and weight_fg = n p_f p_g for f < g, the
+ * off-diagonal part of the curvature; the diagonal follows, because the rows of the curvature sum to zero. */
+INLINE void weights_body(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
+                                 double scale, vd *residual, vd *weight) {
+    for (int64_t k = 0; k < chunks; k++, p += width, c += width) {
+        vd total = {0};
+        for (int64_t f = 0; f < F; f++) {
+            total += c[column(f, skip)];
+            residual[f * BLOCK_CHUNKS + k] = (vd){0};
+        }
+        vd *w = weight + k, scaled = total * (scale * scale);
+        for (int64_t f = 0; f < F; f++) {
+            vd pf = p[column(f, skip)], cf = c[column(f, skip)] * scale, wf = pf * scaled, own = {0};
+            for (int64_t g = f + 1; g < F; g++, w += BLOCK_CHUNKS) {
+                vd pg = p[column(g, skip)], net = cf * pg - c[column(g, skip)] * (pf * scale);
+                own += net;
+                residual[g * BLOCK_CHUNKS + k] -= net;
+                *w = wf * pg;
+            }
+            residual[f * BLOCK_CHUNKS + k] += own;
+        }
+    }
+}
+
+static void group_weights(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
+                          double scale, vd *residual, vd *weight) {
+    BY_SIZE(F, weights_body, chunks, p, c, width, skip, scale, residual, weight)
+}
+
+/* sums[i][j] += sum over chunks of left[i] right[j]: one tile of a matrix product, held in registers. */
+INLINE void tile(int rows, int columns, int64_t chunks, const vd *left, const vd *right, vd *sums,
+                         int64_t stride) {
+    vd s[TILE_ROWS][TILE_COLUMNS];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) s[i][j] = sums[i * stride + j];
+    for (int64_t k = 0; k < chunks; k++)
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < columns; j++) s[i][j] += left[i * BLOCK_CHUNKS + k] * right[j * BLOCK_CHUNKS + k];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) sums[i * stride + j] = s[i][j];
+}
+
+INLINE void tile_row(int rows, int64_t n_columns, int64_t chunks, const vd *left, const vd *right, vd *sums,
+                             int64_t stride) {
+    int64_t j = 0;
+    for (; j + TILE_COLUMNS <= n_columns; j += TILE_COLUMNS)
+        tile(rows, TILE_COLUMNS, chunks, left, right + j * BLOCK_CHUNKS, sums + j, stride);
+    switch (n_columns - j) {
+    case 3: tile(rows, 3, chunks, left, right + j * BLOCK_CHUNKS, sums + j, stride); break;
+    case 2: tile(rows, 2, chunks, left, right + j * BLOCK_CHUNKS, sums + j, stride); break;
+    case 1: tile(rows, 1, chunks, left, right + j * BLOCK_CHUNKS, sums + j, stride); break;
+    }
+}
+
+/* sums (n_rows, stride) += left (n_rows, chunks) right (n_columns, chunks)^T, lane by lane. */
+static void add_products(int64_t n_rows, int64_t n_columns, int64_t chunks, const vd *left, const vd *right, vd *sums,
+                         int64_t stride) {
+    int64_t i = 0;
+    for (; i + TILE_ROWS <= n_rows; i += TILE_ROWS)
+        tile_row(TILE_ROWS, n_columns, chunks, left + i * BLOCK_CHUNKS, right, sums + i * stride, stride);
+    switch (n_rows - i) {
+    case 2: tile_row(2, n_columns, chunks, left + i * BLOCK_CHUNKS, right, sums + i * stride, stride); break;
+    case 1: tile_row(1, n_columns, chunks, left + i * BLOCK_CHUNKS, right, sums + i * stride, stride); break;
+    }
+}
+
+/* Adds a group's lane sums to its gradient (M, P+1) and Hessian (M (P+1))^2. */
+static void spread(int64_t F, int64_t M, int64_t P, int64_t skip, const vd *residual_sums, const vd *weight_sums,
+                   double *gradient, double *hessian) {
+    int64_t nf = P + 1, n = M * nf;
+    for (int64_t f = 0; f < F; f++)
+        for (int64_t a = 0; a < nf; a++) gradient[column(f, skip) * nf + a] += hsum(residual_sums[f * nf + a]);
+    for (int64_t f = 0; f < F; f++)
+        for (int64_t g = f + 1; g < F; g++)
+            for (int64_t a = 0; a < nf; a++)
+                for (int64_t b = a; b < nf; b++, weight_sums++) {
+                    int64_t i = column(f, skip) * nf, j = column(g, skip) * nf;
+                    double s = hsum(*weight_sums);
+                    for (int swap = 0; swap < (a == b ? 1 : 2); swap++) {
+                        int64_t x = swap ? b : a, y = swap ? a : b;
+                        hessian[(i + x) * n + i + y] += s;
+                        hessian[(j + x) * n + j + y] += s;
+                        hessian[(i + x) * n + j + y] -= s;
+                        hessian[(j + x) * n + i + y] -= s;
+                    }
+                }
+}
+#endif

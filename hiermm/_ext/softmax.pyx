@@ -1,0 +1,243 @@
+"""Softmax rows driven by inputs: probabilities, objective, and the sums that a Newton step needs.
+
+There are G groups (a row of a transition matrix, or a state of a categorical regression), M destinations and P inputs:
+z[k, g] = intercept[g] + coef[g] @ inputs[k] and p = softmax(z). With `stay` (G,) and 0 <= w < 1, destination stay[g]
+has the constant probability w and the softmax divides 1 - w among the others, the free ones. An intercept of -inf
+forbids a destination: its probability is exactly zero. The steps run in the lanes of the processor's vectors, block by
+block; softmax.h holds the loops.
+"""
+
+from libc.math cimport log
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
+
+import numpy as np
+
+cdef extern from "softmax.h" nogil:
+    ctypedef struct vd:  # VL doubles; only pointers to it are used here
+        pass
+    enum:
+        VL
+        BLOCK_CHUNKS
+        BLOCK_STEPS
+    double *simd_alloc(int64_t doubles)
+    int64_t load_block(const double *rows, int64_t stride, int64_t steps, int64_t width, vd *columns)
+    void store_block(const vd *columns, int64_t stride, int64_t steps, int64_t width, double *rows)
+    void group_probabilities(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                             const double *intercept, double mass, vd *scratch, int64_t skip, vd *out, int64_t width)
+    void group_objective(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                         const double *intercept, double log_mass, vd *scratch, int64_t skip, const vd *counts,
+                         int64_t width, vd *value)
+    void group_normalizer(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                          const double *intercept, vd *scratch, vd *out, int64_t width)
+    void feature_products(int64_t chunks, const vd *u, int64_t P, vd *products)
+    void group_weights(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
+                       double scale, vd *residual, vd *weight)
+    void add_products(int64_t n_rows, int64_t n_columns, int64_t chunks, const vd *left, const vd *right,
+                      vd *sums, int64_t stride)
+    void spread(int64_t F, int64_t M, int64_t P, int64_t skip, const vd *residual_sums, const vd *weight_sums,
+                double *gradient, double *hessian)
+    void clear(int64_t vectors, vd *sums)
+    double total(const vd *sums)
+
+cdef int64_t SUMS_AT_ONCE = 1 << 16  # vectors of running sums held at a time; more groups than fit take more passes
+
+
+cdef int64_t row_stride(const double[:, :, :] x, tuple shape, str name) except -1:
+    """Elements from one step of `x` to the next; the two axes behind must be contiguous."""
+    if (x.shape[0], x.shape[1], x.shape[2]) != shape:
+        raise ValueError(f"{name} has shape {(x.shape[0], x.shape[1], x.shape[2])}, expected {shape}")
+    if x.strides[2] != sizeof(double) or (x.shape[1] > 1 and x.strides[1] != x.shape[2] * <int64_t>sizeof(double)):
+        raise ValueError(f"the last two axes of {name} must be contiguous")
+    return x.strides[0] // <int64_t>sizeof(double)
+
+
+def _free(coef, intercept, w, stay):
+    """Check the shapes and return (F, coef, intercept, skip): parameters of the free destinations, column left out."""
+    G, M = intercept.shape
+    if coef.shape[:2] != (G, M):
+        raise ValueError(f"coef has shape {coef.shape}, expected {(G, M)} and the inputs")
+    F, skip = _skips(G, M, w, stay)
+    if F < M:
+        free_ = np.arange(M) != np.asarray(stay)[:, None]
+        coef, intercept = coef[free_].reshape(G, F, coef.shape[2]), intercept[free_].reshape(G, F)
+    return F, np.ascontiguousarray(coef, float), np.ascontiguousarray(intercept, float), skip
+
+
+def _skips(G, M, w, stay):
+    """Return the number of free destinations and the one left out in each group (M + 1: none)."""
+    if stay is None or w < 0:
+        return M, np.full(G, M + 1, np.int64)
+    skip = np.ascontiguousarray(stay, np.int64)
+    if skip.shape != (G,) or (skip < 0).any() or (skip >= M).any():
+        raise ValueError(f"stay must hold {G} destinations below {M}")
+    if M < 2 or w >= 1:
+        raise ValueError(f"a fixed probability w = {w} of {M} destinations leaves nothing to divide; need M > 1, w < 1")
+    return M - 1, skip
+
+
+def probabilities(const double[:, ::1] inputs,  # IN (n, P)
+                  coef,  # IN (G, M, P)
+                  intercept,  # IN (G, M)
+                  double w,  # IN, < 0: none
+                  stay,  # IN (G,) or None
+                  double[:, :, :] out,  # OUT (n, G, M), any stride along the first axis
+                  ):
+    """Probabilities of all destinations in all groups at every step."""
+    F_, coef_, intercept_, skip_ = _free(np.asarray(coef), np.asarray(intercept), w, stay)
+    cdef const double[:, :, ::1] W = coef_
+    cdef const double[:, ::1] b = intercept_
+    cdef const int64_t[::1] skip = skip_
+    cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = b.shape[0], M = np.shape(intercept)[1], F = F_
+    cdef int64_t stride = row_stride(out, (n, G, M), "out"), t, g, chunks, steps
+    cdef double mass = 1.0 - w if F < M else 1.0
+    if W.shape[2] != P:
+        raise ValueError(f"coef has {W.shape[2]} inputs, the inputs have {P}")
+    cdef int64_t blocks = (n + BLOCK_STEPS - 1) // BLOCK_STEPS, block
+    if n == 0 or G == 0:
+        return
+    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * (P + G * M) + F))
+    if u == NULL:
+        raise MemoryError
+    cdef vd *p = u + BLOCK_CHUNKS * P
+    cdef vd *scratch = p + BLOCK_CHUNKS * G * M
+    with nogil:
+        for block in range(blocks):
+            t = block * BLOCK_STEPS
+            steps = min(n - t, <int64_t>BLOCK_STEPS)
+            chunks = load_block(&inputs[t, 0], P, steps, P, u)
+            for g in range(G):
+                group_probabilities(F, chunks, u, P, &W[g, 0, 0], &b[g, 0], mass, scratch, skip[g], p + g * M, G * M)
+            store_block(p, stride, steps, G * M, &out[t, 0, 0])
+        free(u)
+
+
+def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
+                const double[:, :, :] probs,  # IN (n, G, M), any stride along the first axis
+                const double[:, :, :] counts,  # IN (n, G, M), the same
+                double w,  # IN, < 0: none
+                stay,  # IN (G,) or None
+                double[:, :, ::1] gradient,  # OUT (G, M, P+1), added to
+                double[:, :, ::1] hessian,  # OUT (G, M*(P+1), M*(P+1)), added to
+                ):
+    """Gradient of sum counts * log p in (intercept, slopes) and the Hessian of its negative, at the given probs."""
+    cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = gradient.shape[0], M = gradient.shape[1]
+    F_, skip_ = _skips(G, M, w, stay)
+    cdef const int64_t[::1] skip = skip_
+    cdef int64_t p_stride = row_stride(probs, (n, G, M), "probs"), c_stride = row_stride(counts, (n, G, M), "counts")
+    cdef int64_t F = F_, pairs = F * (F - 1) // 2, features = (P + 1) * (P + 2) // 2
+    cdef int64_t per_group = F * (P + 1) + pairs * features, size = M * (P + 1)
+    if gradient.shape[2] != P + 1:
+        raise ValueError(f"gradient has shape {np.shape(gradient)}, expected {(G, M, P + 1)}")
+    if hessian.shape[0] != G or hessian.shape[1] != size or hessian.shape[2] != size:
+        raise ValueError(f"hessian has shape {np.shape(hessian)}, expected {(G, size, size)}")
+    cdef int64_t blocks = (n + BLOCK_STEPS - 1) // BLOCK_STEPS, block
+    if n == 0 or G == 0:
+        return
+    cdef int64_t at_once = min(G, max(1, SUMS_AT_ONCE // per_group)), first, last, width, t, g, chunks, steps
+    cdef int64_t rows = P + features + 2 * at_once * M + F + pairs, turns = (G + at_once - 1) // at_once, turn
+    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * rows + at_once * per_group))
+    if u == NULL:
+        raise MemoryError
+    cdef vd *products = u + BLOCK_CHUNKS * P
+    cdef vd *p = products + BLOCK_CHUNKS * features
+    cdef vd *c = p + BLOCK_CHUNKS * at_once * M
+    cdef vd *residual = c + BLOCK_CHUNKS * at_once * M
+    cdef vd *weight = residual + BLOCK_CHUNKS * F
+    cdef vd *sums = u + BLOCK_CHUNKS * rows
+    cdef vd *own
+    cdef double scale = 1.0 / (1.0 - w) if F < M else 1.0
+    with nogil:
+        for turn in range(turns):
+            first = turn * at_once
+            last = min(first + at_once, G)
+            width = (last - first) * M
+            clear((last - first) * per_group, sums)
+            for block in range(blocks):
+                t = block * BLOCK_STEPS
+                steps = min(n - t, <int64_t>BLOCK_STEPS)
+                chunks = load_block(&inputs[t, 0], P, steps, P, u)
+                load_block(&probs[t, first, 0], p_stride, steps, width, p)
+                load_block(&counts[t, first, 0], c_stride, steps, width, c)
+                feature_products(chunks, u, P, products)
+                for g in range(first, last):
+                    own = sums + (g - first) * per_group
+                    group_weights(F, chunks, p + (g - first) * M, c + (g - first) * M, width, skip[g], scale,
+                                  residual, weight)
+                    add_products(F, P + 1, chunks, residual, products, own, P + 1)
+                    add_products(pairs, features, chunks, weight, products, own + F * (P + 1), features)
+            for g in range(first, last):
+                own = sums + (g - first) * per_group
+                spread(F, M, P, skip[g], own, own + F * (P + 1), &gradient[g, 0, 0], &hessian[g, 0, 0])
+        free(u)
+
+
+def objective(const double[:, ::1] inputs,  # IN (n, P)
+              coef,  # IN (G, M, P)
+              intercept,  # IN (G, M)
+              double w,  # IN, < 0: none
+              stay,  # IN (G,) or None
+              const double[:, :, :] counts,  # IN (n, G, M), any stride along the first axis
+              ):
+    """Sum of counts * log p over the free destinations, in nats; 0 log 0 = 0."""
+    F_, coef_, intercept_, skip_ = _free(np.asarray(coef), np.asarray(intercept), w, stay)
+    cdef const double[:, :, ::1] W = coef_
+    cdef const double[:, ::1] b = intercept_
+    cdef const int64_t[::1] skip = skip_
+    cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = b.shape[0], M = np.shape(intercept)[1], F = F_
+    cdef int64_t stride = row_stride(counts, (n, G, M), "counts"), t, g, chunks, steps
+    cdef double log_mass = log(1.0 - w) if F < M else 0.0, value
+    if W.shape[2] != P:
+        raise ValueError(f"coef has {W.shape[2]} inputs, the inputs have {P}")
+    cdef int64_t blocks = (n + BLOCK_STEPS - 1) // BLOCK_STEPS, block
+    if n == 0 or G == 0:
+        return 0.0
+    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * (P + G * M) + F + 1))
+    if u == NULL:
+        raise MemoryError
+    cdef vd *c = u + BLOCK_CHUNKS * P
+    cdef vd *scratch = c + BLOCK_CHUNKS * G * M
+    cdef vd *sums = scratch + F
+    with nogil:
+        clear(1, sums)
+        for block in range(blocks):
+            t = block * BLOCK_STEPS
+            steps = min(n - t, <int64_t>BLOCK_STEPS)
+            chunks = load_block(&inputs[t, 0], P, steps, P, u)
+            load_block(&counts[t, 0, 0], stride, steps, G * M, c)
+            for g in range(G):
+                group_objective(F, chunks, u, P, &W[g, 0, 0], &b[g, 0], log_mass, scratch, skip[g], c + g * M, G * M,
+                                sums)
+        value = total(sums)
+        free(u)
+    return value
+
+
+def log_normalizer(const double[:, ::1] inputs,  # IN (n, P)
+                   const double[:, :, ::1] coef,  # IN (G, M, P)
+                   const double[:, ::1] intercept,  # IN (G, M)
+                   double[:, ::1] out,  # OUT (n, G)
+                   ):
+    """log sum exp z of every group at every step, so that log p = z - out keeps its digits where p underflows."""
+    cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = intercept.shape[0], M = intercept.shape[1]
+    cdef int64_t t, g, chunks, steps
+    if coef.shape[0] != G or coef.shape[1] != M or coef.shape[2] != P or out.shape[0] != n or out.shape[1] != G:
+        raise ValueError(f"coef {np.shape(coef)}, intercept {np.shape(intercept)}, inputs {np.shape(inputs)} "
+                         f"and out {np.shape(out)} do not fit")
+    cdef int64_t blocks = (n + BLOCK_STEPS - 1) // BLOCK_STEPS, block
+    if n == 0 or G == 0:
+        return
+    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * (P + G) + M))
+    if u == NULL:
+        raise MemoryError
+    cdef vd *z = u + BLOCK_CHUNKS * P
+    cdef vd *scratch = z + BLOCK_CHUNKS * G
+    with nogil:
+        for block in range(blocks):
+            t = block * BLOCK_STEPS
+            steps = min(n - t, <int64_t>BLOCK_STEPS)
+            chunks = load_block(&inputs[t, 0], P, steps, P, u)
+            for g in range(G):
+                group_normalizer(M, chunks, u, P, &coef[g, 0, 0], &intercept[g, 0], scratch, z + g, G)
+            store_block(z, G, steps, G, &out[t, 0])
+        free(u)

@@ -1,0 +1,220 @@
+"""Safe Newton points for weighted multinomial logits (and, through `damped_solve`, other small regressions).
+
+The sums come from the kernels in `_ext/softmax.pyx`; here are only small dense systems, one a group (a row of a
+transition matrix, a state of an emission). What makes a point safe:
+
+- The softmax does not change when one constant is added to all its logits. Each group is solved in differences to a
+  reference destination, the one of largest curvature, and written back with the sum over destinations equal to zero.
+  The L2 penalty on the slopes is expressed exactly in these coordinates.
+- The system is scaled to a unit diagonal, so that units of the inputs and rare destinations do not matter, and damped
+  by `DAMPING` relative to it (Levenberg and Marquardt): collinear or constant inputs leave it solvable. Damping
+  shortens steps and does not move the optimum, where the gradient is zero.
+- No logit moves by more than `LONGEST_STEP` at inputs of root-mean-square size: e^12 in odds a step.
+- Groups without counts keep their parameters.
+"""
+
+import numpy as np
+
+DAMPING = 1e-12
+LONGEST_STEP = 12.0
+
+
+def damped_solve(hessian, gradient, diagonal=None):
+    """Solve (H + DAMPING D) x = g for a batch of positive semidefinite H, with D the diagonal of H.
+
+    Parameters
+    ----------
+    hessian : ndarray (..., d, d)
+        Symmetric, positive semidefinite up to rounding.
+    gradient : ndarray (..., d, k)
+        Right-hand sides.
+    diagonal : ndarray (..., d), optional
+        D, when it is not the diagonal of `hessian`; zeros count as 1.
+
+    Returns
+    -------
+    ndarray (..., d, k)
+        The solution; zero for members of the batch whose numbers are out of the range of a float.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> damped_solve(np.array([[2.0, 0.0], [0.0, 0.0]]), np.array([[4.0], [0.0]])).ravel().round(6)
+    array([2., 0.])
+    """
+    d = hessian.shape[-1]
+    diagonal = np.einsum("...ii->...i", hessian) if diagonal is None else diagonal
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        unit = hessian / scale / np.swapaxes(scale, -1, -2) + DAMPING * np.eye(d)
+        x = np.linalg.solve(unit, gradient / scale) / scale
+    return np.where(np.isfinite(x).all(axis=(-2, -1), keepdims=True), x, 0.0)
+
+
+def shorten(step, scales, axis):
+    """Scale steps down so that no logit moves by more than LONGEST_STEP.
+
+    Parameters
+    ----------
+    step : ndarray (..., P+1)
+        Changes of the intercept and the slopes.
+    scales : ndarray (P+1,)
+        1 and the root-mean-square size of each input.
+    axis : int, tuple of int or None
+        Axes of `step[..., 0]` that are shortened by a common factor (None: all).
+    """
+    longest = (np.abs(step) @ scales).max(axis=axis, keepdims=True, initial=LONGEST_STEP)
+    return step * (LONGEST_STEP / longest)[..., None]
+
+
+def centred(values, free):
+    """Shift `values` (G, M, ...) so that they sum to zero over the `free` (G, M) destinations; others stay."""
+    mask = free.reshape(free.shape + (1,) * (values.ndim - 2))
+    total = np.where(mask, values, 0.0).sum(axis=1, keepdims=True)
+    return np.where(mask, values - total / np.maximum(mask.sum(axis=1, keepdims=True), 1), values)
+
+
+def softmax_point(coef, intercept, free, stats, alpha):
+    """Return the Newton point of G independent multinomial logits with the penalty alpha/2 * sum slopes^2.
+
+    Parameters
+    ----------
+    coef : ndarray (G, M, P)
+        Slopes at which the sums were taken.
+    intercept : ndarray (G, M)
+        Intercepts.
+    free : ndarray (G, M) of bool
+        Destinations that take part; parameters of the others are returned as they are.
+    stats : dict
+        `gradient` (G, M, P+1) and `hessian` (G, M*(P+1), M*(P+1)) of the log-likelihood, the latter negated, features
+        in the order [1, inputs]; `weight` (G,) total counts; `squares` (P+1,) sums of the squared features.
+    alpha : float
+        L2 penalty on the slopes, over all destinations alike; intercepts carry none.
+
+    Returns
+    -------
+    coef, intercept : ndarray
+        New parameters; they sum to zero over the free destinations of each group that has counts.
+    """
+    theta = centred(np.concatenate([intercept[..., None], coef], axis=-1), free)
+    gradient = stats["gradient"] - alpha * _slopes_only(theta)
+    n_free = np.where(stats["weight"] > 0, free.sum(axis=1), 0)
+    for m in np.unique(n_free[n_free > 1]):
+        groups = np.flatnonzero(n_free == m)
+        destinations = _reference_last(free[groups], stats["hessian"][groups], int(m))
+        step = _differences_step(gradient, stats["hessian"], groups, destinations, alpha)
+        step = shorten(step, _scales(stats["squares"]), axis=1)
+        theta[groups[:, None], destinations] += step
+    untouched = n_free < 2
+    theta[untouched, :, 0], theta[untouched, :, 1:] = intercept[untouched], coef[untouched]
+    return theta[..., 1:], theta[..., 0]
+
+
+def _slopes_only(theta):
+    slopes = theta.copy()
+    slopes[..., 0] = 0.0
+    return slopes
+
+
+def _scales(squares):
+    """1 and the root-mean-square size of each input; inputs that are always zero count as 1."""
+    scales = np.sqrt(squares / squares[0])
+    return np.where(scales > 0, scales, 1.0)
+
+
+def _reference_last(free, hessian, m):
+    """Return the `m` free destinations of each group (g, m), the one of largest curvature last."""
+    n_features = hessian.shape[-1] // free.shape[1]
+    curvature = np.einsum("gii->gi", hessian)[:, ::n_features]
+    destinations = np.argsort(~free, axis=1, kind="stable")[:, :m]
+    rows = np.arange(len(free))
+    best = np.take_along_axis(curvature, destinations, axis=1).argmax(axis=1)
+    reference = destinations[rows, best]
+    destinations[rows, best] = destinations[:, -1]
+    destinations[:, -1] = reference
+    return destinations
+
+
+def _differences_step(gradient, hessian, groups, destinations, alpha):
+    """Newton steps (g, m, P+1), summing to zero over m, of groups with m free destinations each."""
+    M, n_features = gradient.shape[1:]
+    m = destinations.shape[1]
+    some = destinations[:, :-1]
+    blocks = hessian.reshape(len(hessian), M, n_features, M, n_features)
+    blocks = blocks[groups[:, None, None], some[:, :, None], :, some[:, None, :], :].swapaxes(2, 3)
+    penalty = alpha * np.einsum("jk,ab->jakb", np.eye(m - 1) - 1.0 / m, np.diag([0.0] + [1.0] * (n_features - 1)))
+    size = (m - 1) * n_features
+    right = gradient[groups[:, None], some].reshape(-1, size, 1)
+    solved = damped_solve((blocks + penalty).reshape(-1, size, size), right)
+    step = np.zeros((len(groups), m, n_features))
+    step[:, :-1] = solved.reshape(-1, m - 1, n_features)
+    return step - step.mean(axis=1, keepdims=True)
+
+
+def shared_softmax_point(slopes, intercept, free, stats, alpha):
+    """Return the Newton point of G multinomial logits with intercepts of their own and slopes in common.
+
+    The joint system has an arrow's shape: the intercepts of different groups meet only through the slopes. They are
+    eliminated group by group, which leaves one system for the slopes.
+
+    Parameters
+    ----------
+    slopes : ndarray (M, P)
+        Slopes of the destinations, the same in every group; the penalty counts them once.
+    intercept, free, stats, alpha
+        As in `softmax_point`.
+
+    Returns
+    -------
+    slopes : ndarray (M, P)
+        They sum to zero over the destinations that are free somewhere.
+    intercept : ndarray (G, M)
+        They sum to zero over the free destinations of each group that has counts.
+    """
+    G, M = intercept.shape
+    n_features = slopes.shape[1] + 1
+    used = np.flatnonzero((stats["weight"] > 0) & (free.sum(axis=1) > 1))
+    active = free.any(axis=0)
+    if not len(used):
+        return slopes, intercept
+    slopes = centred(slopes[None], active[None])[0]
+    common = stats["hessian"][used].sum(axis=0)
+    others = _reference_last(active[None], common[None], int(active.sum()))[0]
+    right = (stats["gradient"][used, :, 1:].sum(axis=0) - alpha * slopes)[others[:-1]].reshape(-1, 1)
+    matrix = _slope_system(common.reshape(M, n_features, M, n_features), others, alpha)
+    diagonal = matrix.diagonal().copy()
+    eliminated = []
+    for g in used:
+        own, sides, block = _intercept_system(stats, g, free[g], others)
+        solved = damped_solve(block, sides)
+        right = right - sides[:, 1:].T @ solved[:, :1]
+        matrix = matrix - sides[:, 1:].T @ solved[:, 1:]
+        eliminated.append((g, own, solved))
+    moved = damped_solve(matrix, right, diagonal)
+    step = np.zeros((G, M, n_features))
+    step[:, others[:-1], 1:] = moved.reshape(-1, n_features - 1)
+    for g, own, solved in eliminated:
+        step[g, own[:-1], 0] = (solved[:, :1] - solved[:, 1:] @ moved)[:, 0]
+    step = shorten(step, _scales(stats["squares"]), axis=None)
+    slopes = centred((slopes + step[0, :, 1:])[None], active[None])[0]
+    moved_intercept = centred(intercept + step[..., 0], free)
+    kept = np.isin(np.arange(G), used, invert=True)[:, None]
+    return slopes, np.where(kept, intercept, moved_intercept)
+
+
+def _slope_system(common, others, alpha):
+    """Curvature of the shared slopes in differences to the reference, others[-1], with the penalty."""
+    some, n_inputs = others[:-1], common.shape[1] - 1
+    block = common[some, 1:][:, :, some, 1:]
+    block = block + alpha * np.einsum("jk,ab->jakb", np.eye(len(some)) - 1.0 / len(others), np.eye(n_inputs))
+    return block.reshape(len(some) * n_inputs, -1)
+
+
+def _intercept_system(stats, group, free, others):
+    """Return a group's destinations, its right-hand sides (gradient and cross terms) and its intercepts' curvature."""
+    M, n_features = stats["gradient"].shape[1:]
+    own = _reference_last(free[None], stats["hessian"][group][None], int(free.sum()))[0]
+    block = stats["hessian"][group].reshape(M, n_features, M, n_features)[own[:-1], 0]
+    cross = block[:, others[:-1], 1:].reshape(len(own) - 1, -1)
+    sides = np.concatenate([stats["gradient"][group, own[:-1], :1], cross], axis=1)
+    return own, sides, block[:, own[:-1], 0]

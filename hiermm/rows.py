@@ -1,0 +1,395 @@
+"""Rows of transition probabilities: tables, and softmax rows driven by inputs.
+
+A chain is made of rows P(x_t = j | parent state r, x_{t-1} = i, u_t). Both kinds compile inputs into arrays for the
+kernels, take expected transition counts back as statistics that add, and return *new* rows that maximise them.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.special import xlogy
+
+from hiermm import newton
+from hiermm._ext import load
+
+softmax = load("softmax")
+
+
+def _diagonal(n_parents, n_states):
+    """Mask (R, K, K) of the self-transitions."""
+    return np.broadcast_to(np.eye(n_states, dtype=bool), (n_parents, n_states, n_states))
+
+
+def _frozen(values):
+    values = np.array(values, dtype=np.float64, order="C")
+    values.flags.writeable = False
+    return values
+
+
+def _check_self_transition(w):
+    if w is not None and not 0.0 <= w < 1.0:
+        raise ValueError(f"self_transition must be None or at least 0 and below 1, got {w}")
+
+
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """Transition rows read from tables: one table, or one for each symbol of an integer input.
+
+    Parameters
+    ----------
+    probs : array_like (L, R, K, K)
+        Probabilities by [table, parent, from, to]; rows sum to 1. L > 1: the inputs hold one column, the number of
+        the table (0..L-1) that moves the state into each step.
+    self_transition : float, optional
+        Constant w on every diagonal, in [0, 1); it is not estimated. Without meaning for K = 1.
+
+    Raises
+    ------
+    ValueError
+        If `probs` has not four axes, its last two differ, or `self_transition` is not in [0, 1).
+
+    Notes
+    -----
+    `maximise` divides expected counts by their sum. Probabilities that are zero stay exactly zero, and rows without
+    counts keep their values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = TableRows([[[[0.5, 0.5], [0.2, 0.8]]]])
+    >>> rows.maximise({"counts": np.array([[[[3.0, 1.0], [0.0, 0.0]]]])}).probs[0, 0]
+    array([[0.75, 0.25],
+           [0.2 , 0.8 ]])
+    """
+
+    probs: np.ndarray
+    self_transition: float | None = None
+
+    iterative = False
+    n_inputs = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "probs", _frozen(self.probs))
+        if self.probs.ndim != 4 or self.probs.shape[2] != self.probs.shape[3]:
+            raise ValueError(f"probs must have shape (L, R, K, K), got {self.probs.shape}")
+        _check_self_transition(self.self_transition)
+
+    @property
+    def n_parents(self):
+        """Number of states R of the parent (1: no parent)."""
+        return self.probs.shape[1]
+
+    @property
+    def n_states(self):
+        """Number of states K."""
+        return self.probs.shape[2]
+
+    @cached_property
+    def free(self):
+        """Mask (L, R, K, K) of the probabilities that are estimated: neither zero nor a fixed self-transition."""
+        free = self.probs > 0
+        if self.self_transition is not None and self.n_states > 1:
+            free &= ~_diagonal(self.n_parents, self.n_states)
+        return free
+
+    @property
+    def n_parameters(self):
+        """Number of free parameters."""
+        return int(np.maximum(self.free.sum(axis=-1) - 1, 0).sum())
+
+    def index(self, inputs):
+        """Return the number of each step's table (n,) as int64, or None if there is one table.
+
+        Raises
+        ------
+        ValueError
+            If there are several tables and `inputs` is not one column of integers 0..L-1; the message names the row.
+        """
+        n_tables = len(self.probs)
+        if n_tables == 1:
+            return None
+        if inputs is None or inputs.shape[1] != 1:
+            raise ValueError(f"{n_tables} transition tables need inputs of one column, the number of the table")
+        symbols = inputs[:, 0]
+        known = (symbols >= 0) & (symbols < n_tables) & (symbols == np.floor(symbols))
+        if not known.all():
+            row = int(np.argmin(known))
+            raise ValueError(f"inputs[{row}, 0] = {symbols[row]:g} is not one of the symbols 0..{n_tables - 1}")
+        return symbols.astype(np.int64)
+
+    def compile(self, inputs, out):
+        """Write the L tables to `out` (L, R, K, K)."""
+        out[...] = self.probs
+
+    def probabilities(self, inputs=None):
+        """Return the tables (L, R, K, K), whatever the inputs."""
+        return self.probs
+
+    def statistics(self, inputs, xi):
+        """Return expected counts `xi` (L, R, K, K), already summed by table, as statistics."""
+        return {"counts": np.array(xi, dtype=np.float64)}
+
+    def maximise(self, stats):
+        """Return the rows of highest likelihood given statistics."""
+        counts = np.where(self.free, stats["counts"], 0.0)
+        total = counts.sum(axis=-1, keepdims=True)
+        mass = np.where(self.free, self.probs, 0.0).sum(axis=-1, keepdims=True)
+        mass = mass if self.self_transition is not None else np.ones_like(mass)
+        new = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0) * mass
+        return replace(self, probs=np.where(self.free & (total > 0), new, self.probs))
+
+    def objective(self, inputs, xi):
+        """Return the sum of counts * log p over the free probabilities, in nats (0 log 0 = 0)."""
+        return float(xlogy(xi, self.probs)[self.free | (self.probs == 0)].sum())
+
+    def penalty(self):
+        """Return the log prior: 0."""
+        return 0.0
+
+    def between(self, other, fraction):
+        """Return the rows on the straight line from these (fraction 0) to `other` (fraction 1)."""
+        return replace(self, probs=self.probs + fraction * (other.probs - self.probs))
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxRows:
+    """Transition rows that follow the inputs: P(j | r, i, u) = softmax_j(intercept[r, i, j] + coef[r, i, j] @ u).
+
+    Parameters
+    ----------
+    coef : array_like (R, K, K, P)
+        Slopes by [parent, from, to, input].
+    intercept : array_like (R, K, K)
+        Intercepts; -inf forbids a transition: its probability is exactly 0 and stays so.
+    self_transition : float, optional
+        Constant probability w in [0, 1) of every self-transition; the softmax divides 1 - w among the other states,
+        and the diagonals of `coef` and `intercept` mean nothing. Without meaning for K = 1.
+    shared : bool
+        The slopes depend on the destination only: one table (K, P) for all source and parent states, with intercepts
+        for each. `coef` then repeats that table along its first two axes.
+    alpha : float
+        L2 penalty on the slopes: log prior = -alpha/2 * sum of squared slopes of the transitions that take part (with
+        `shared`, of the one table). Intercepts carry none.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a slope is not finite, an intercept is NaN or +inf, a row forbids every transition, `shared`
+        slopes differ between rows, or `self_transition` is not in [0, 1).
+
+    Notes
+    -----
+    A constant added to all logits of a row changes nothing. Any such gauge is accepted; `maximise` returns parameters
+    that sum to zero over the destinations of a row, which is where the penalty is smallest. `maximise` is one Newton
+    step (see `hiermm.newton` for what makes it safe); the caller shortens it with `between` until `objective` +
+    `penalty` has not fallen.
+
+    The statistics cost n R K (K^2/2)(P+1)(P+2)/2 multiply-adds.
+
+    References
+    ----------
+    Bengio and Frasconi, "An input output HMM architecture", NIPS 7, 1994.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = SoftmaxRows(np.zeros((1, 2, 2, 1)), np.log([[[0.9, 0.1], [0.5, 0.5]]]))
+    >>> rows.probabilities(np.zeros((1, 1)))[0, 0].round(3)
+    array([[0.9, 0.1],
+           [0.5, 0.5]])
+    """
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    self_transition: float | None = None
+    shared: bool = False
+    alpha: float = 1e-4
+
+    iterative = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "coef", _frozen(self.coef))
+        object.__setattr__(self, "intercept", _frozen(self.intercept))
+        shape = self.intercept.shape
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise ValueError(f"intercept must have shape (R, K, K), got {shape}")
+        if self.coef.ndim != 4 or self.coef.shape[:3] != shape:
+            raise ValueError(f"coef must have shape {(*shape, 'P')}, got {self.coef.shape}")
+        _check_self_transition(self.self_transition)
+        if not np.isfinite(self.coef).all():
+            raise ValueError("coef holds a value that is not finite")
+        if not (self.intercept < np.inf).all():
+            raise ValueError("intercept holds NaN or +inf; only -inf, for a forbidden transition, need not be finite")
+        if not self.free.any(axis=-1).all():
+            parent, source = np.argwhere(~self.free.any(axis=-1))[0]
+            raise ValueError(f"intercept[{parent}, {source}] forbids every transition")
+        if self.shared and not (self.coef == self.coef[:1, :1]).all():
+            raise ValueError("shared slopes must be the same for every parent and source state")
+
+    @classmethod
+    def from_table(cls, probs, n_inputs, *, self_transition=None, shared=False, alpha=1e-4):
+        """Return rows that have the probabilities `probs` whatever the inputs.
+
+        Parameters
+        ----------
+        probs : array_like (R, K, K)
+            Probabilities; zeros become forbidden transitions. With `self_transition` the diagonal is ignored.
+        n_inputs : int
+            Number of inputs P; their slopes are zero.
+        self_transition, shared, alpha
+            As in the class.
+
+        Examples
+        --------
+        >>> rows = SoftmaxRows.from_table([[[1.0, 0.0], [0.5, 0.5]]], n_inputs=3)
+        >>> rows.coef.shape, rows.n_parameters
+        ((1, 2, 2, 3), 4)
+        """
+        probs = np.asarray(probs, dtype=np.float64)
+        with np.errstate(divide="ignore"):
+            intercept = np.log(probs)
+        if self_transition is not None:
+            intercept[_diagonal(len(probs), probs.shape[-1])] = 0.0
+        rows = cls(np.zeros((*probs.shape, n_inputs)), intercept, self_transition, shared, alpha)
+        centred = newton.centred(rows._grouped(rows.intercept), rows._grouped(rows.free))
+        return replace(rows, intercept=centred.reshape(probs.shape))
+
+    @property
+    def n_parents(self):
+        """Number of states R of the parent (1: no parent)."""
+        return self.intercept.shape[0]
+
+    @property
+    def n_states(self):
+        """Number of states K."""
+        return self.intercept.shape[1]
+
+    @property
+    def n_inputs(self):
+        """Number of inputs P."""
+        return self.coef.shape[3]
+
+    @cached_property
+    def free(self):
+        """Mask (R, K, K) of the transitions that take part in the softmax: not forbidden, no fixed self-transition."""
+        free = self.intercept > -np.inf
+        if self._stay is not None:
+            free &= ~_diagonal(self.n_parents, self.n_states)
+        return free
+
+    @cached_property
+    def _stay(self):
+        """Destination (R*K,) with the fixed probability of each row, or None."""
+        if self.self_transition is None or self.n_states == 1:
+            return None
+        return np.tile(np.arange(self.n_states, dtype=np.int64), self.n_parents)
+
+    @property
+    def _w(self):
+        return -1.0 if self._stay is None else float(self.self_transition)
+
+    def _grouped(self, values):
+        """Merge parent and source into one axis of R*K groups."""
+        return values.reshape(self.n_parents * self.n_states, *values.shape[2:])
+
+    @property
+    def n_parameters(self):
+        """Number of free parameters: one destination a row is a reference; only transitions that take part count."""
+        destinations = self.free.sum(axis=-1)
+        intercepts = int((destinations - 1).sum())
+        if not self.shared:
+            return intercepts * (1 + self.n_inputs)
+        joined = self._grouped(self.free)[self._grouped(destinations) > 1].any(axis=0).sum()
+        return intercepts + int(max(joined - 1, 0)) * self.n_inputs
+
+    def compile(self, inputs, out):
+        """Write the probabilities at every step of `inputs` (n, P) to `out` (n, R, K, K).
+
+        `out` may be a strided view along its first axis; the last three must be contiguous.
+        """
+        softmax.probabilities(
+            inputs, self._grouped(self.coef), self._grouped(self.intercept), self._w, self._stay, self._per_step(out)
+        )
+
+    def _per_step(self, values):
+        """View `values` (n, R, K, K) as (n, R*K, K) without copying."""
+        view = values.reshape(len(values), self.n_parents * self.n_states, self.n_states)
+        if len(values) and not np.may_share_memory(view, values):
+            raise ValueError("the last three axes (R, K, K) must be contiguous")
+        return view
+
+    def probabilities(self, inputs):
+        """Return the probabilities (n, R, K, K) at every step of `inputs` (n, P)."""
+        out = np.empty((len(inputs), *self.intercept.shape))
+        self.compile(inputs, out)
+        return out
+
+    def statistics(self, inputs, xi, probs=None):
+        """Return what `maximise` needs to know of expected counts, as a dict of arrays that add.
+
+        Parameters
+        ----------
+        inputs : ndarray (n, P)
+            Inputs.
+        xi : ndarray (n, R, K, K)
+            Expected transitions into each step; may be a strided view along its first axis.
+        probs : ndarray (n, R, K, K), optional
+            The compiled rows, if at hand; they are computed otherwise.
+
+        Returns
+        -------
+        dict
+            `value` () the data's part of the objective, `gradient` (R*K, K, P+1) and `hessian` (R*K, K*(P+1), K*(P+1))
+            of it (the latter negated, features in the order [1, inputs]), `weight` (R*K,) the counts of the free
+            transitions, `squares` (P+1,) sums over steps of the squared features.
+        """
+        groups, K, n_features = self.n_parents * self.n_states, self.n_states, self.n_inputs + 1
+        counts = self._per_step(xi)
+        probs = self._per_step(self.probabilities(inputs) if probs is None else probs)
+        gradient = np.zeros((groups, K, n_features))
+        hessian = np.zeros((groups, K * n_features, K * n_features))
+        softmax.newton_sums(inputs, probs, counts, self._w, self._stay, gradient, hessian)
+        return {
+            "value": np.asarray(self.objective(inputs, xi)),
+            "gradient": gradient,
+            "hessian": hessian,
+            "weight": self._weight(counts),
+            "squares": np.concatenate([[float(len(inputs))], np.einsum("np,np->p", inputs, inputs)]),
+        }
+
+    def _weight(self, counts):
+        """Counts of the free transitions of each group."""
+        totals = np.ones(len(counts)) @ counts.reshape(len(counts), -1)
+        return (totals.reshape(counts.shape[1:]) * self._grouped(self.free)).sum(axis=-1)
+
+    def maximise(self, stats):
+        """Return the Newton point of objective + penalty, given `statistics` taken at these parameters."""
+        coef, intercept, free = self._grouped(self.coef), self._grouped(self.intercept), self._grouped(self.free)
+        if self.shared and self.n_inputs:
+            slopes, intercept = newton.shared_softmax_point(coef[0], intercept, free, stats, self.alpha)
+            coef = np.broadcast_to(slopes, coef.shape)
+        else:
+            coef, intercept = newton.softmax_point(coef, intercept, free, stats, self.alpha)
+        return replace(self, coef=coef.reshape(self.coef.shape), intercept=intercept.reshape(self.intercept.shape))
+
+    def objective(self, inputs, xi):
+        """Return the sum of xi * log p over the free transitions, in nats (0 log 0 = 0), without the penalty."""
+        return softmax.objective(
+            inputs, self._grouped(self.coef), self._grouped(self.intercept), self._w, self._stay, self._per_step(xi)
+        )
+
+    def penalty(self):
+        """Return the log prior of the slopes, -alpha/2 * sum of their squares, up to a constant."""
+        if self.shared:
+            slopes = self.coef[0, 0][self._grouped(self.free).any(axis=0)]
+        else:
+            slopes = self.coef[self.free]
+        return -0.5 * self.alpha * float(np.vdot(slopes, slopes))
+
+    def between(self, other, fraction):
+        """Return the rows on the straight line from these (fraction 0) to `other` (fraction 1)."""
+        coef = self.coef + fraction * (other.coef - self.coef)
+        intercept = self.intercept.copy()
+        intercept[self.free] += fraction * (other.intercept[self.free] - self.intercept[self.free])
+        return replace(self, coef=coef, intercept=intercept)
