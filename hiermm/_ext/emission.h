@@ -7,18 +7,9 @@
 #ifndef HIERMM_EMISSION_H
 #define HIERMM_EMISSION_H
 
-#include <string.h>
+#include "simd.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define MAX_M 2
-
-#if defined(__AVX512F__)
-#define NATIVE 8
-#elif defined(__AVX__)
-#define NATIVE 4
-#else
-#define NATIVE 2
-#endif
+#define MAX_M 2 /* registers a tile is wide */
 
 typedef double lanes1;
 typedef double lanes2 __attribute__((vector_size(16), aligned(8), may_alias));
@@ -29,17 +20,17 @@ typedef double lanes8 __attribute__((vector_size(64), aligned(8), may_alias));
 #include "emission_tile.h"
 #define LANES 2
 #include "emission_tile.h"
-#if NATIVE >= 4
+#if VL >= 4
 #define LANES 4
 #include "emission_tile.h"
 #endif
-#if NATIVE >= 8
+#if VL >= 8
 #define LANES 8
 #include "emission_tile.h"
 #endif
 
 /* Call `kernel(lanes, M)` for a tile of the given width. */
-#if NATIVE == 8
+#if VL == 8
 #define BY_WIDTH(width, kernel)                                                                                        \
     switch (width) {                                                                                                   \
     case 16: kernel(8, 2); break;                                                                                      \
@@ -48,7 +39,7 @@ typedef double lanes8 __attribute__((vector_size(64), aligned(8), may_alias));
     case 2: kernel(2, 1); break;                                                                                       \
     default: kernel(1, 1);                                                                                             \
     }
-#elif NATIVE == 4
+#elif VL == 4
 #define BY_WIDTH(width, kernel)                                                                                        \
     switch (width) {                                                                                                   \
     case 8: kernel(4, 2); break;                                                                                       \
@@ -68,7 +59,7 @@ typedef double lanes8 __attribute__((vector_size(64), aligned(8), may_alias));
 /* Width of the tile that starts where `left` states remain. */
 static long tile_width(long left)
 {
-    long width = MAX_M * NATIVE;
+    long width = MAX_M * VL;
     while (width > left) width /= 2;
     return width;
 }

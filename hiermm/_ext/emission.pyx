@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 cdef extern from "emission.h" nogil:
     const int MAX_M
-    const int NATIVE
+    const int VL
     long tile_width(long left)
     bint any_nan(const double *y, long size)
     void tile_loglik(long width, int missing, long n, long D, long P, const double *y, const double *u,
@@ -97,7 +97,7 @@ def linear_loglik(
         raise ValueError("variances must have the shape of intercept")
     if n == 0:
         return
-    tile = <double *> malloc(MAX_M * NATIVE * (1 + D * (3 + P)) * sizeof(double))
+    tile = <double *> malloc(MAX_M * VL * (1 + D * (3 + P)) * sizeof(double))
     if tile == NULL:
         raise MemoryError()
     with nogil:
@@ -178,7 +178,7 @@ def linear_moments(
         raise ValueError(f"scatter must have shape {(N, D)}")
     if n == 0:
         return
-    tile = <double *> malloc(MAX_M * NATIVE * (1 + D * (3 + P) + 2 * rows + 3) * sizeof(double))
+    tile = <double *> malloc(MAX_M * VL * (1 + D * (3 + P) + 2 * rows + 3) * sizeof(double))
     if tile == NULL:
         raise MemoryError()
     with nogil:

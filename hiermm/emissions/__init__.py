@@ -1,5 +1,54 @@
 """What a hidden state emits: distributions of the outputs given state and inputs."""
 
-from hiermm.emissions.base import DeadStateWarning, Emission
+from sklearn.base import clone
 
-__all__ = ["DeadStateWarning", "Emission"]
+from hiermm.emissions.base import DeadStateWarning, Emission
+from hiermm.emissions.discrete import Categorical, Poisson
+from hiermm.emissions.gaussian import Gaussian
+from hiermm.emissions.linear import LinearGaussian
+from hiermm.emissions.product import Product
+
+NAMES = {
+    "gaussian": Gaussian,
+    "categorical": Categorical,
+    "poisson": Poisson,
+    "linear_gaussian": LinearGaussian,
+}
+
+__all__ = [
+    "Categorical",
+    "DeadStateWarning",
+    "Emission",
+    "Gaussian",
+    "LinearGaussian",
+    "Poisson",
+    "Product",
+    "make",
+]
+
+
+def make(emission):
+    """Return `emission` as an `Emission` object.
+
+    Parameters
+    ----------
+    emission : str or Emission
+        A name (see `NAMES`), which gives the class with its default arguments, or an object. An object is returned as
+        it is if it is fitted, otherwise cloned, so that models never share an emission that they might look into.
+
+    Raises
+    ------
+    ValueError
+        On an unknown name; the message lists the known ones.
+
+    Examples
+    --------
+    >>> from hiermm.emissions import make
+    >>> make("poisson")
+    Poisson()
+    """
+    if isinstance(emission, Emission):
+        return emission if emission.is_fitted else clone(emission)
+    if isinstance(emission, str) and emission in NAMES:
+        return NAMES[emission]()
+    raise ValueError(f"emission must be an Emission or one of {', '.join(NAMES)}; got {emission!r}")

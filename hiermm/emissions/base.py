@@ -96,6 +96,12 @@ class Emission(BaseEstimator):
         if self.is_fitted and self.n_inputs is not None and inputs.shape[1] != self.n_inputs:
             raise ValueError(f"{name}: the inputs have {inputs.shape[1]} columns, expected {self.n_inputs}")
 
+    def features(self, outputs, inputs):
+        """Return (n, F) numbers whose distances say how alike the steps' outputs are, for clustering a start."""
+        if self.discrete:
+            return one_hot(outputs[:, 0]) / np.sqrt(2.0)
+        return standardise(outputs)
+
     def objective(self, outputs, inputs, gamma):
         """Return sum over steps and states of gamma * log p(observed entries | state), in nats (0 * -inf = 0).
 
@@ -128,7 +134,7 @@ class Emission(BaseEstimator):
         dead = ~(weights >= DEAD)
         if dead.any():
             for name in arrays:
-                if len(arrays[name]) == len(dead) and not self._shared(name):
+                if not self._shared(name):
                     arrays[name][dead] = getattr(self, name)[dead]
         new = self._fitted(**arrays)
         new._dead = warn_dead(dead, getattr(self, "_dead", None), type(self).__name__)
@@ -260,6 +266,15 @@ def standardise(values):
     """Return columns shifted and scaled to mean 0 and variance 1; entries not observed become 0, the mean."""
     centre, scale = column_scale(values)
     return np.nan_to_num((values - centre) / scale, nan=0.0)
+
+
+def one_hot(symbols):
+    """Return indicators (n, M) of the symbols; a missing one gives the symbols' frequencies."""
+    seen = ~np.isnan(symbols)
+    table = np.zeros((len(symbols), int(symbols[seen].max()) + 1))
+    table[seen, symbols[seen].astype(np.int64)] = 1.0
+    table[~seen] = table[seen].mean(axis=0)
+    return table
 
 
 def cluster(features, n_clusters, rng, n_iter=10):

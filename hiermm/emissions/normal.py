@@ -1,0 +1,270 @@
+"""Normal noise around a mean that is linear in x = [1, u]: what Gaussian (no inputs) and LinearGaussian share."""
+
+import numpy as np
+
+from hiermm._ext import load
+from hiermm.emissions import covariance as cov
+from hiermm.emissions.base import DEAD, Emission, as_parameter, check_at_least, check_shape
+
+kernels = load("emission")
+
+
+class NormalEmission(Emission):
+    """Base of normal emissions; a subclass says where intercept and slopes are kept.
+
+    Notes
+    -----
+    Sums are taken over residuals from the present means, so that data far from zero lose no digits. With
+    x = [1, u], theta the (F,) coefficients of an output and r = y - theta x, the statistics are
+    sum gamma x x', sum gamma x r and sum gamma r^2 (or r r'), and the M-step solves for the change of theta.
+    """
+
+    # -- to be said by subclasses ------------------------------------------------------------------------------------
+
+    def _used(self, inputs):
+        """Return the inputs that the means look at, (n, P)."""
+        raise AttributeError("a normal emission must say which inputs it uses")
+
+    def _theta(self):
+        """Return the coefficients (N, D, F), intercept first."""
+        raise AttributeError("a normal emission must say where its coefficients are")
+
+    def _arrays(self, theta, covariances):
+        """Return the fitted arrays, by name, for these coefficients and covariances."""
+        raise AttributeError("a normal emission must name its arrays")
+
+    def _ridge(self):
+        """Return the prior's precision (F,) of each coefficient, relative to the noise's, and its centre (D, F)."""
+        raise AttributeError("a normal emission must state its prior")
+
+    # -- protocol ----------------------------------------------------------------------------------------------------
+
+    @property
+    def n_outputs(self):
+        """Number of outputs D."""
+        return self._fitted_array().shape[1]
+
+    @property
+    def n_parameters(self):
+        """Number of free parameters."""
+        return self._theta().size + cov.count(self.covariance, self.n_states, self.n_outputs)
+
+    def _shared(self, name):
+        return name == "covariances_" and self.covariance == "tied"
+
+    def _prepare(self):
+        theta = self._theta()
+        N, D, _ = theta.shape
+        self._intercept = np.ascontiguousarray(theta[:, :, 0])
+        self._coef = np.ascontiguousarray(theta[:, :, 1:])
+        self._variances = self._matrices = None
+        if self.covariance == "diag":
+            self._variances = self.covariances_
+        elif self.covariance == "spherical":
+            self._variances = np.repeat(self.covariances_[:, None], D, axis=1)
+        else:
+            self._matrices = np.broadcast_to(self.covariances_, (N, D, D))
+
+    def _covariance_matrices(self):
+        """Return the covariances of all states as matrices (N, D, D)."""
+        if self._matrices is not None:
+            return self._matrices
+        return self._variances[:, :, None] * np.eye(self._variances.shape[1])
+
+    def log_likelihood(self, outputs, inputs, out=None):
+        """Return log p(observed entries | state), (n, N) in nats; written into `out` if given.
+
+        Parameters
+        ----------
+        outputs : ndarray (n, D)
+            Observations; NaN where not observed. A row of NaN has log-likelihood 0.
+        inputs : ndarray (n, P)
+            Inputs.
+        out : ndarray (n, N), optional
+            C-contiguous array for the result.
+        """
+        if out is None:
+            out = np.empty((len(outputs), len(self._intercept)))
+        inputs = self._used(inputs)
+        if self._variances is not None:
+            kernels.linear_loglik(outputs, inputs, self._coef, self._intercept, self._variances, out)
+        else:
+            cov.dense_log_likelihood(outputs, inputs, self._coef, self._intercept, self._matrices, out)
+        return out
+
+    def statistics(self, outputs, inputs, gamma):
+        """Return the sums that `maximise` needs (see the class notes); they add over blocks of steps.
+
+        diag and spherical: gram (N, D, F, F), cross (N, D, F), scatter (N, D), over the steps where the output is
+        observed. full and tied: gram (N, F, F), cross (N, F, D), scatter (N, D, D), with the conditional moments of
+        missing entries, and data (3, D): count, sum and sum of squares of the observed outputs.
+        """
+        inputs = self._used(inputs)
+        N, D, P = self._coef.shape
+        if self._variances is not None:
+            gram, cross, scatter = np.zeros((N, D, P + 1, P + 1)), np.zeros((N, D, P + 1)), np.zeros((N, D))
+            kernels.linear_moments(outputs, inputs, gamma, self._coef, self._intercept, gram, cross, scatter)
+            return {"gram": gram, "cross": cross, "scatter": scatter}
+        names = ("gram", "cross", "scatter")
+        sums = cov.dense_moments(outputs, inputs, gamma, self._coef, self._intercept, self._matrices)
+        centred = outputs - self._intercept.mean(axis=0)
+        data = [(~np.isnan(centred)).sum(axis=0), np.nansum(centred, axis=0), np.nansum(centred**2, axis=0)]
+        return {**dict(zip(names, sums)), "data": np.array(data, dtype=np.float64)}
+
+    def _check_options(self):
+        cov.check_form(self.covariance)
+        check_at_least("min_variance", self.min_variance, 0.0, strict=True)
+        check_at_least("covariances_weight", self.covariances_weight, 0.0)
+
+    def maximise(self, stats):
+        """Return the emission that maximises expected log-likelihood plus log prior, variances above their floor.
+
+        States without responsibility keep their parameters (`DeadStateWarning`).
+        """
+        if self._variances is not None:
+            return self._maximise_separate(stats)
+        return self._maximise_joint(stats)
+
+    def _maximise_separate(self, stats):
+        """M-step with independent outputs (diag, spherical)."""
+        theta, (ridge, centre) = self._theta(), self._ridge()
+        gram, cross, scatter = stats["gram"], stats["cross"], stats["scatter"]
+        weight = gram[:, :, 0, 0]
+        change = solve(gram + np.diag(ridge), cross - ridge * (theta - centre))
+        new = theta + change
+        rest = scatter - 2 * (change * cross).sum(-1) + np.einsum("kdf,kdfg,kdg->kd", change, gram, change)
+        rest = np.maximum(rest + (ridge * (new - centre) ** 2).sum(-1), 0.0)
+        pseudo, guess = self._pseudo(theta.shape[1])
+        rest, total = rest + pseudo * np.diagonal(guess), weight + pseudo
+        floor = self.min_variance * self._data_variance(theta, gram, cross, scatter)
+        if self.covariance == "spherical":
+            rest, total, floor = rest.sum(axis=1), total.sum(axis=1), floor.mean()
+        alive = total >= DEAD
+        variances = np.maximum(rest / np.where(alive, total, 1.0), floor)
+        variances = np.where(alive, variances, self.covariances_)
+        new = np.where((weight >= DEAD)[:, :, None], new, theta)
+        return self._keep_dead(weight.max(axis=1), self._arrays(new, variances))
+
+    def _maximise_joint(self, stats):
+        """M-step with correlated outputs (full, tied)."""
+        theta, (ridge, centre) = self._theta(), self._ridge()
+        gram, cross, scatter = stats["gram"], stats["cross"], stats["scatter"]
+        weight = gram[:, 0, 0]
+        pull = np.swapaxes(ridge * (theta - centre), 1, 2)
+        change = np.swapaxes(solve((gram + np.diag(ridge))[:, None], np.swapaxes(cross - pull, 1, 2)), 1, 2)
+        new = theta + np.swapaxes(change, 1, 2)
+        mixed = np.swapaxes(change, 1, 2) @ cross
+        rest = scatter - mixed - np.swapaxes(mixed, 1, 2) + np.swapaxes(change, 1, 2) @ gram @ change
+        rest += np.einsum("f,kdf,kef->kde", ridge, new - centre, new - centre)
+        alive = weight >= DEAD
+        pseudo, guess = self._pseudo(theta.shape[1])
+        if self.covariance == "tied":
+            rest, total, alive_rows = rest[alive].sum(axis=0)[None], weight[alive].sum()[None], alive.any()[None]
+        else:
+            total, alive_rows = weight, alive
+        safe = np.where(alive_rows, total + pseudo, 1.0)
+        matrices = (rest + pseudo * guess) / safe[:, None, None]
+        matrices = cov.lift(
+            (matrices + np.swapaxes(matrices, 1, 2)) / 2,
+            self.min_variance * moment_variance(*stats["data"], self._intercept.mean(axis=0)),
+        )
+        old = self.covariances_.reshape(-1, *matrices.shape[1:])
+        matrices = np.where(alive_rows[:, None, None], matrices, old)
+        return self._keep_dead(weight, self._arrays(new, matrices.reshape(self.covariances_.shape)))
+
+    def _data_variance(self, theta, gram, cross, scatter):
+        """Return the variance of each observed output, worked out from the states' sums."""
+        centre = theta[:, :, 0].mean(axis=0)
+        shifted = theta.copy()
+        shifted[:, :, 0] -= centre
+        first = cross[:, :, 0] + np.einsum("kdf,kdf->kd", shifted, gram[:, :, :, 0])
+        second = np.einsum("kdf,kdfg,kdg->kd", shifted, gram, shifted) + 2 * (shifted * cross).sum(-1) + scatter
+        return moment_variance(gram[:, :, 0, 0].sum(axis=0), first.sum(axis=0), second.sum(axis=0), centre)
+
+    # -- prior -------------------------------------------------------------------------------------------------------
+
+    def _pseudo(self, n_outputs):
+        """Return the number of pseudo-observations of the covariance and their covariance (D, D)."""
+        if self.covariances_weight == 0:
+            return 0.0, np.zeros((n_outputs, n_outputs))
+        if self.covariances_prior is None:
+            raise ValueError("covariances_weight > 0 needs covariances_prior")
+        guess = as_parameter("covariances_prior", self.covariances_prior, (0, 1, 2))
+        if guess.ndim < 2:
+            guess = np.diag(np.broadcast_to(guess, n_outputs))
+        check_shape("covariances_prior", guess, (n_outputs, n_outputs))
+        return float(self.covariances_weight), guess
+
+    def log_prior(self):
+        """Return the log prior density of the parameters, up to a constant; the formula is in the class notes."""
+        ridge, centre = self._ridge()
+        pseudo, guess = self._pseudo(self.n_outputs)
+        if pseudo == 0 and not ridge.any():
+            return 0.0
+        D = self.n_outputs
+        W, log_norm = cov.whiteners(self._covariance_matrices())
+        away = W @ (self._theta() - centre)
+        value = -0.5 * (ridge * away**2).sum()
+        if pseudo:
+            log_det = -2 * log_norm - D * np.log(2 * np.pi)
+            fit = log_det + np.einsum("kij,jl,kil->k", W, guess, W)
+            value -= 0.5 * pseudo * (fit[0] if self.covariance == "tied" else fit.sum())
+        return float(value)
+
+    # -- means and samples -------------------------------------------------------------------------------------------
+
+    def mean(self, inputs, n):
+        """Return the expected outputs (n, N, D) of every state at every step."""
+        N, D, P = self._coef.shape
+        if P == 0:
+            return np.broadcast_to(self._intercept, (n, N, D))
+        return (self._used(inputs) @ self._coef.reshape(N * D, P).T).reshape(n, N, D) + self._intercept
+
+    def sample(self, states, inputs, rng):
+        """Return outputs (n, D) drawn in the given states (n,)."""
+        inputs = self._used(inputs)
+        noise = rng.standard_normal((len(states), self.n_outputs))
+        for k in np.unique(states):
+            rows = states == k
+            if self._variances is not None:
+                noise[rows] *= np.sqrt(self._variances[k])
+            else:
+                noise[rows] = noise[rows] @ np.linalg.cholesky(self._matrices[k]).T
+            noise[rows] += self._intercept[k] + inputs[rows] @ self._coef[k].T
+        return noise
+
+
+def solve(gram, cross):
+    """Return x with gram x = cross for positive semidefinite gram (..., F, F), of least norm where singular.
+
+    The matrices are scaled to unit diagonal first, so that the units of the inputs do not matter.
+    """
+    diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
+    unit = np.sqrt(np.where(diagonal > 0, 1.0 / np.where(diagonal > 0, diagonal, 1.0), 0.0))
+    if gram.shape[-1] == 1:
+        return cross * unit**2
+    values, vectors = np.linalg.eigh(gram * unit[..., :, None] * unit[..., None, :])
+    keep = values > 1e-13 * values[..., -1:]
+    inverse = np.where(keep, 1.0 / np.where(keep, values, 1.0), 0.0)
+    turned = np.einsum("...fg,...f->...g", vectors, cross * unit)
+    return unit * np.einsum("...fg,...g->...f", vectors, inverse * turned)
+
+
+def column_variance(outputs):
+    """Return mean and variance (as `moment_variance`) of the observed entries of each column."""
+    centre = np.nanmean(outputs, axis=0)
+    rest = outputs - centre
+    return centre, moment_variance(
+        (~np.isnan(rest)).sum(axis=0), np.nansum(rest, axis=0), np.nansum(rest**2, axis=0), centre
+    )
+
+
+def moment_variance(count, first, second, centre):
+    """Return variances from sums about `centre`; a constant column gets its squared value, a zero column 1."""
+    count = np.maximum(count, 1.0)
+    average = first / count
+    square = second / count
+    variance = square - average**2
+    size = (average + centre) ** 2
+    flat = variance <= 1e-14 * square + 1e-26 * size
+    return np.where(flat, np.where(size > 0, size, 1.0), variance)
