@@ -68,24 +68,28 @@ def _path_weights(initial, A, ll, paths):
 
 
 def log_chain(initial, A, ll, message=None):
-    """Forward-backward in log space; `message` (N,) is what later data say of the last state."""
+    """Forward-backward in log space; `message` (N,) is what later data say of the last state.
+
+    Rows are normalised as they come, so that a long sequence does not round its posteriors to the size of its sum.
+    """
     T, N = ll.shape
     log_A = log(np.asarray(A))
-    a, b = np.empty((T, N)), np.zeros((T, N))
-    a[0] = log(initial) + ll[0]
-    for t in range(1, T):
-        a[t] = logsumexp(a[t - 1][:, None] + log_A[t], axis=0) + ll[t]
+    a, b, totals = np.empty((T, N)), np.zeros((T, N)), np.empty(T)
+    for t in range(T):
+        a[t] = (logsumexp(a[t - 1][:, None] + log_A[t], axis=0) if t else log(initial)) + ll[t]
+        totals[t] = logsumexp(a[t])
+        a[t] -= totals[t]
     if message is not None:
         b[T - 1] = log(message)
     for t in range(T - 2, -1, -1):
         b[t] = logsumexp(log_A[t + 1] + (ll[t + 1] + b[t + 1])[None, :], axis=1)
-    loglik = logsumexp(a[T - 1])
-    evidence = logsumexp(a[T - 1] + b[T - 1])
+        b[t] -= logsumexp(a[t] + b[t])
+    gamma = np.exp(a + b - logsumexp(a + b, axis=1)[:, None])
     xi = np.zeros((T, N, N))
     for t in range(1, T):
-        xi[t] = np.exp(a[t - 1][:, None] + log_A[t] + (ll[t] + b[t])[None, :] - evidence)
-    filtered = np.exp(a - logsumexp(a, axis=1)[:, None])
-    return Chain(loglik, filtered, np.exp(a + b - evidence), xi)
+        joint = a[t - 1][:, None] + log_A[t] + (ll[t] + b[t])[None, :]
+        xi[t] = np.exp(joint - logsumexp(joint))
+    return Chain(totals.sum(), np.exp(a), gamma, xi)
 
 
 def log_viterbi(log_initial, log_A, ll):

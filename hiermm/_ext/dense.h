@@ -1,0 +1,214 @@
+/* What the flat-chain kernels share: the chain, one run of steps, products of a row with a matrix, the range guard. */
+#ifndef HIERMM_DENSE_H
+#define HIERMM_DENSE_H
+
+#include "simd.h"
+
+/* Masses that scaled recursions may lose beside a mass of 1. Three such factors and the machine precision stay above
+ * the smallest normal double, so a forward pass whose reachable states all keep this predicted mass is exact, and so
+ * is the backward pass over the same steps. Below it, a sequence is redone in log space. */
+#define RANGE 1e-95
+#define LOG2 0.69314718055994530942
+enum { FINE = 0, REDONE = 1, CANNOT_CONTINUE = 2, REDO = 4, NO_MEMORY = 8 };
+
+typedef struct {
+    int64_t N, NP;         /* states; the same rounded up to whole vectors */
+    int64_t L;             /* distinct matrices */
+    int constant;          /* one matrix for ever */
+    int positive;          /* every entry of every matrix is at least RANGE: no reachable state can be lost */
+    const double *initial; /* (N,) */
+    const double *A;       /* (L, N, N) */
+    const int64_t *index;  /* matrix of each step, or NULL: matrix k (or the one there is) */
+    double *rows, *cols;   /* constant chains: A and its transpose, (N, NP), padded with zeros; else NULL */
+} Chain;
+
+/* One sequence, or one block of it: steps start .. start + T - 1 of the packed arrays. Outputs may be NULL. */
+typedef struct {
+    int64_t start, T;
+    const double *ll;                  /* (T, N), may be the same memory as gamma */
+    const double *alpha_in, *beta_in;  /* (N,) or NULL */
+    double *gamma;                     /* (T, N): smoothed, or filtered when only the forward pass is asked for */
+    double *xi, *xi_steps, *beta_out;  /* (L, N, N), (T, N, N), (N,) */
+    double loglik;
+} Run;
+
+INLINE int64_t matrix_of(const Chain *c, int64_t k) { return c->constant ? 0 : c->index ? c->index[k] : k; }
+INLINE const double *step_matrix(const Chain *c, int64_t k) { return c->A + matrix_of(c, k) * c->N * c->N; }
+
+/* Is every entry of a matrix at least RANGE? (NaN: no.) */
+static int matrix_positive(const double *A, int64_t size) {
+    int64_t k = 0;
+    vi bad = {};
+    for (; k + VL <= size; k += VL) bad |= ~(vload(A + k) >= vset(RANGE));
+    int any = 0;
+    for (int l = 0; l < VL; l++) any |= bad[l] != 0;
+    for (; k < size; k++) any |= !(A[k] >= RANGE);
+    return !any;
+}
+
+/* Padded copies of a constant matrix; returns 0 without memory. */
+static int chain_prepare(Chain *c) {
+    int64_t N = c->N, NP = c->NP = (N + VL - 1) / VL * VL;
+    c->rows = c->cols = NULL;
+    if (!c->constant) return 1;
+    c->rows = simd_alloc(2 * N * NP);
+    if (!c->rows) return 0;
+    c->cols = c->rows + N * NP;
+    memset(c->rows, 0, (size_t)(2 * N * NP) * sizeof(double));
+    for (int64_t i = 0; i < N; i++)
+        for (int64_t j = 0; j < N; j++) c->rows[i * NP + j] = c->cols[j * NP + i] = c->A[i * N + j];
+    return 1;
+}
+
+/* y = sum_i x[i] M[i, j : j + V vectors], the sum split over S accumulators that hide each other's latency. */
+INLINE void product_tile(const int V, const int S, int64_t N, const double *x, const double *M, int64_t ld, double *y) {
+    vd acc[8];
+    int64_t i = 0;
+    for (int a = 0; a < V * S; a++) acc[a] = (vd){};
+    for (; i + S <= N; i += S)
+        for (int s = 0; s < S; s++)
+            for (int v = 0; v < V; v++) acc[s * V + v] += vset(x[i + s]) * vload(M + (i + s) * ld + v * VL);
+    for (; i < N; i++)
+        for (int v = 0; v < V; v++) acc[v] += vset(x[i]) * vload(M + i * ld + v * VL);
+    for (int v = 0; v < V; v++) {
+        vd total = acc[v];
+        for (int s = 1; s < S; s++) total += acc[s * V + v];
+        vstore(y + v * VL, total);
+    }
+}
+
+/* y (NP,) = x (N,) M for a padded M (N, NP). */
+static inline void product_padded(int64_t N, int64_t NP, const double *x, const double *M, double *y) {
+    for (int64_t j = 0; j < NP;) {
+        int64_t left = (NP - j) / VL;
+        if (left >= 8) {
+            product_tile(8, 1, N, x, M + j, NP, y + j);
+            j += 8 * VL;
+        } else if (left >= 4) {
+            product_tile(4, 2, N, x, M + j, NP, y + j);
+            j += 4 * VL;
+        } else if (left >= 2) {
+            product_tile(2, 4, N, x, M + j, NP, y + j);
+            j += 2 * VL;
+        } else {
+            product_tile(1, 8, N, x, M + j, NP, y + j);
+            j += VL;
+        }
+    }
+}
+
+/* y (NP,) = x (N,) M for a plain M (N, N); y[N:] = 0. */
+static inline void product_plain(int64_t N, int64_t NP, const double *x, const double *M, double *y) {
+    for (int64_t j = 0; j < NP; j += VL) {
+        int64_t width = N - j < VL ? N - j : VL;
+        vd a = {}, b = {};
+        int64_t i = 0;
+        for (; i + 2 <= N; i += 2) {
+            a += vset(x[i]) * (width == VL ? vload(M + i * N + j) : vload_part(M + i * N + j, width, 0.0));
+            b += vset(x[i + 1]) * (width == VL ? vload(M + i * N + N + j) : vload_part(M + i * N + N + j, width, 0.0));
+        }
+        if (i < N) a += vset(x[i]) * (width == VL ? vload(M + i * N + j) : vload_part(M + i * N + j, width, 0.0));
+        vstore(y + j, a + b);
+    }
+}
+
+/* y (NP,) = M w, M (N, N) plain and w (NP,) with zeros behind N; y[N:] = 0. */
+static inline void product_dot(int64_t N, int64_t NP, const double *M, const double *w, double *y) {
+    for (int64_t i0 = 0; i0 < NP; i0 += VL) {
+        vd part[VL];
+        for (int64_t r = 0; r < VL; r++) {
+            vd a = {};
+            if (i0 + r < N) {
+                const double *row = M + (i0 + r) * N;
+                int64_t j = 0;
+                for (; j + VL <= N; j += VL) a += vload(row + j) * vload(w + j);
+                if (j < N) a += vload_part(row + j, N - j, 0.0) * vload(w + j);
+            }
+            part[r] = a;
+        }
+        vtranspose(part);
+        vd total = part[0];
+        for (int r = 1; r < VL; r++) total += part[r];
+        vstore(y + i0, total);
+    }
+}
+
+/* The predicted masses p = alpha_{t-1} A_t, and the backward message A_t w, at packed step k. */
+INLINE void predict(const Chain *c, int64_t k, const double *alpha, double *p) {
+    if (c->constant) product_padded(c->N, c->NP, alpha, c->rows, p);
+    else product_plain(c->N, c->NP, alpha, step_matrix(c, k), p);
+}
+INLINE void send_back(const Chain *c, int64_t k, const double *w, double *beta) {
+    if (c->constant) product_padded(c->N, c->NP, w, c->cols, beta);
+    else product_dot(c->N, c->NP, step_matrix(c, k), w, beta);
+}
+
+/* Likelihoods relative to the row's largest, exp(ll - max), zeros behind N; returns the maximum. */
+INLINE double relative_likelihoods(int64_t N, int64_t NP, const double *ll, double *lik) {
+    int64_t j, whole = N / VL * VL;
+    vd top = vset(-HUGE_VAL);
+    for (j = 0; j < whole; j += VL) top = vmax(top, vload(ll + j));
+    vd last = vset(-HUGE_VAL);
+    if (j < N) top = vmax(top, last = vload_part(ll + j, N - j, -HUGE_VAL));
+    double best = hmax(top);
+    if (!(best > -HUGE_VAL)) {
+        memset(lik, 0, (size_t)NP * sizeof(double));
+        return -HUGE_VAL;
+    }
+    for (j = 0; j < whole; j += VL) vstore(lik + j, vexp_low(vload(ll + j) - vset(best)));
+    if (j < N) vstore(lik + j, vexp_low(last - vset(best)));
+    return best;
+}
+
+/* Boolean reachability beside a finished forward pass: has a state that some path reaches a predicted mass below
+ * RANGE? alpha[t * stride_t + j * stride_j], each row scaled to a sum of order 1. Returns 1 if no mass was lost,
+ * 0 if some was, -1 without memory. */
+static int nothing_lost(const Chain *c, const Run *r, const double *alpha, int64_t stride_t, int64_t stride_j) {
+    int64_t N = c->N;
+    char *alive = (char *)malloc((size_t)(2 * N)), *next = alive + N;
+    if (!alive) return -1;
+    int kept = 1;
+    for (int64_t i = 0; i < N; i++) alive[i] = r->alpha_in ? r->alpha_in[i] > 0 : 0;
+    for (int64_t t = 0; t < r->T && kept; t++) {
+        const double *A = step_matrix(c, r->start + t), *ll = r->ll + t * N;
+        const double *before = t ? alpha + (t - 1) * stride_t : r->alpha_in;
+        int64_t stride = t ? stride_j : 1;
+        for (int64_t j = 0; j < N; j++) {
+            if (!before) {
+                next[j] = c->initial[j] > 0;
+            } else {
+                double mass = 0;
+                next[j] = 0;
+                for (int64_t i = 0; i < N; i++) {
+                    mass += before[i * stride] * A[i * N + j];
+                    next[j] |= alive[i] && A[i * N + j] > 0;
+                }
+                if (next[j] && !(mass >= RANGE)) kept = 0;
+            }
+        }
+        for (int64_t j = 0; j < N; j++) alive[j] = next[j] && ll[j] > -HUGE_VAL;
+    }
+    free(alive);
+    return kept;
+}
+
+/* Would a chain that goes on from the filtered row `alpha`, held as plain numbers, lose one of the states `alive`?
+ * Where the next matrix is not known, any alive state without mass counts. */
+static int cannot_continue(const Chain *c, const char *alive, const double *alpha) {
+    int64_t N = c->N;
+    int tiny = 0;
+    for (int64_t i = 0; i < N; i++) tiny |= alive[i] && !(alpha[i] >= RANGE);
+    if (c->positive || !tiny) return 0;
+    for (int64_t k = 0; c->constant && k < N; k++) {
+        double mass = 0;
+        int reached = 0;
+        for (int64_t i = 0; i < N; i++) {
+            reached |= alive[i] && c->A[i * N + k] > 0;
+            mass += alpha[i] * c->A[i * N + k];
+        }
+        if (reached && !(mass >= RANGE)) return 1;
+    }
+    return !c->constant;
+}
+
+#endif

@@ -1,0 +1,302 @@
+"""Flat chains: filtering, smoothing with expected transition counts, Viterbi and path sampling.
+
+n packed steps of m sequences (`offsets`), N states. `A` (L, N, N) holds the transition matrices: one for ever
+(L = 1, `index` None), one a step (`index` None: `A[k]` is the move into packed row k; the rows that begin a sequence
+are not used), or `A[index[k]]`. Log-likelihoods are in nats and may be -inf; outputs belong to the caller.
+
+Status of a sequence: 0 fine; 1 computed again in log space, because a state that the chain can reach had fallen out of
+the range of doubles beside the others (the result is exact all the same); -1-t impossible at its step t
+(log-likelihood -inf, rows 0, no counts), with t = its length when only `beta_in` makes it so. `forward` adds 2 when
+the last filtered row, held as plain numbers, could not carry the sequence on without losing such a state: then a
+sequence cut into blocks here would not equal the whole.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
+
+cdef extern from "dense_one.h" nogil:
+    ctypedef struct Chain:
+        int64_t N
+        int64_t NP
+        int64_t L
+        int constant
+        int positive
+        const double *initial
+        const double *A
+        const int64_t *index
+        double *rows
+
+    ctypedef struct Run:
+        int64_t start
+        int64_t T
+        const double *ll
+        const double *alpha_in
+        const double *beta_in
+        double *gamma
+        double *xi
+        double *xi_steps
+        double *beta_out
+        double loglik
+
+    enum: NO_MEMORY
+    double RANGE
+    int chain_prepare(Chain *c)
+    int matrix_positive(const double *A, int64_t size)
+    int64_t one_scratch(const Chain *c, int64_t T)
+    int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch)
+    double *simd_alloc(int64_t doubles)
+
+cdef extern from "dense_viterbi.h" nogil:
+    double one_viterbi(const Chain *c, int64_t start, int64_t T, const double *ll, int64_t *path, double *scratch)
+
+cdef extern from "<string.h>" nogil:
+    void *memset(void *p, int value, size_t bytes)
+
+
+cdef check(name, array, shape):
+    if array is not None and array.shape[: len(shape)] != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape[: len(shape)]}")
+
+
+cdef check_chain(int64_t n, int64_t N, const int64_t[::1] offsets, const double[::1] initial,
+                 const double[:, :, ::1] A, const int64_t[::1] index):
+    """Shapes and ranges of what all four functions take."""
+    cdef int64_t s, k, L = A.shape[0], m = offsets.shape[0] - 1
+    if N < 1 or m < 1 or n < 1 or offsets[0] != 0 or offsets[m] != n:
+        raise ValueError(f"offsets must run from 0 to the number of rows {n} >= 1, with at least one state")
+    for s in range(m):
+        if offsets[s + 1] <= offsets[s]:
+            raise ValueError(f"sequence {s} is empty")
+    check("initial", initial, (N,))
+    check("A", A, (L, N, N))
+    if index is None and L != 1 and L != n:
+        raise ValueError(f"A must hold 1 or {n} matrices when there is no index, got {L}")
+    if index is not None:
+        check("index", index, (n,))
+        for k in range(n):
+            if index[k] < 0 or index[k] >= L:
+                raise ValueError(f"index must lie in 0..{L - 1}, row {k} has {index[k]}")
+
+
+cdef Chain chain(int64_t N, const double[::1] initial, const double[:, :, ::1] A, const int64_t[::1] index):
+    cdef Chain c
+    memset(&c, 0, sizeof(Chain))
+    c.N = N
+    c.L = A.shape[0]
+    c.constant = c.L == 1
+    c.initial = &initial[0]
+    c.A = &A[0, 0, 0]
+    if index is not None:
+        c.index = &index[0]
+    return c
+
+
+cdef int all_positive(const Chain *c, const int64_t[::1] offsets) noexcept nogil:
+    """Can no matrix that is used let a state fall out of range? Rows that begin a sequence are not used."""
+    cdef int64_t s, size = c.N * c.N
+    if c.constant or c.index != NULL:
+        return matrix_positive(c.A, c.L * size)
+    for s in range(offsets.shape[0] - 1):
+        if not matrix_positive(c.A + (offsets[s] + 1) * size, (offsets[s + 1] - offsets[s] - 1) * size):
+            return 0
+    return 1
+
+
+cdef int64_t longest(const int64_t[::1] offsets) noexcept nogil:
+    cdef int64_t s, T = 0
+    for s in range(offsets.shape[0] - 1):
+        T = max(T, offsets[s + 1] - offsets[s])
+    return T
+
+
+cdef int run_all(Chain *c, Run *r, int smooth, const int64_t[::1] offsets, double[::1] loglik,
+                 int64_t[::1] status) noexcept nogil:
+    """Every sequence in turn; `r` points at the start of the packed arrays. Returns 0 without memory."""
+    cdef int64_t s, start, N = c.N
+    cdef Run one
+    cdef double *scratch = NULL
+    cdef int enough = chain_prepare(c)
+    if enough:
+        c.positive = all_positive(c, offsets)
+        if r.alpha_in != NULL and not c.constant:
+            c.positive = c.positive and matrix_positive(c.A, N * N)
+        scratch = simd_alloc(one_scratch(c, longest(offsets)))
+        enough = scratch != NULL
+    if enough:
+        for s in range(offsets.shape[0] - 1):
+            start = offsets[s]
+            one = r[0]
+            one.start = start
+            one.T = offsets[s + 1] - start
+            one.ll = r.ll + start * N
+            one.gamma = NULL if r.gamma == NULL else r.gamma + start * N
+            one.xi_steps = NULL if r.xi_steps == NULL else r.xi_steps + start * N * N
+            if one.xi_steps != NULL and r.alpha_in == NULL:
+                memset(one.xi_steps, 0, N * N * sizeof(double))
+            status[s] = one_run(c, &one, smooth, scratch)
+            loglik[s] = one.loglik
+            if status[s] == NO_MEMORY:
+                enough = 0
+                break
+    free(scratch)
+    free(c.rows)
+    return enough
+
+
+def forward(const double[:, ::1] ll,            # IN (n, N)
+            const int64_t[::1] offsets,         # IN (m + 1,)
+            const double[::1] initial,          # IN (N,)
+            const double[:, :, ::1] A,          # IN (L, N, N)
+            const int64_t[::1] index,           # IN (n,) or None
+            const double[::1] alpha_in,         # IN (N,) or None
+            double[:, ::1] alpha,               # OUT (n, N) or None
+            double[::1] loglik,                 # OUT (m,)
+            int64_t[::1] status):               # OUT (m,)
+    """Filter: `alpha[k]` is the distribution of the state at row k given the rows of its sequence up to k.
+
+    With `alpha_in` (one sequence only) row 0 continues from that filtered distribution instead of `initial`, and
+    `loglik` is that of the block given what came before. `alpha` may be the same memory as `ll`.
+    """
+    cdef int64_t n = ll.shape[0], N = ll.shape[1], m = offsets.shape[0] - 1
+    cdef Chain c
+    cdef Run r
+    cdef int enough
+    check_chain(n, N, offsets, initial, A, index)
+    check("alpha_in", alpha_in, (N,))
+    check("alpha", alpha, (n, N))
+    check("loglik", loglik, (m,))
+    check("status", status, (m,))
+    if alpha_in is not None and m != 1:
+        raise ValueError(f"alpha_in continues one sequence, got {m}")
+    c = chain(N, initial, A, index)
+    memset(&r, 0, sizeof(Run))
+    r.ll = &ll[0, 0]
+    if alpha_in is not None:
+        r.alpha_in = &alpha_in[0]
+    if alpha is not None:
+        r.gamma = &alpha[0, 0]
+    with nogil:
+        enough = run_all(&c, &r, 0, offsets, loglik, status)
+    if not enough:
+        raise MemoryError("no memory for the scratch of the forward pass")
+
+
+def smooth(const double[:, ::1] ll,             # IN (n, N)
+           const int64_t[::1] offsets,          # IN (m + 1,)
+           const double[::1] initial,           # IN (N,)
+           const double[:, :, ::1] A,           # IN (L, N, N)
+           const int64_t[::1] index,            # IN (n,) or None
+           const double[::1] alpha_in,          # IN (N,) or None
+           const double[::1] beta_in,           # IN (N,) or None
+           double[:, ::1] gamma,                # OUT (n, N), may be the same memory as ll
+           double[::1] loglik,                  # OUT (m,)
+           int64_t[::1] status,                 # OUT (m,)
+           double[:, :, ::1] xi=None,           # OUT (L, N, N), added to
+           double[:, :, ::1] xi_steps=None,     # OUT (n, N, N)
+           double[::1] beta_out=None):          # OUT (N,), with alpha_in only
+    """Smooth: `gamma[k]` is the distribution of the state at row k given all rows of its sequence.
+
+    `xi` gains the expected number of moves i -> j under each matrix; `xi_steps[k]` is the joint distribution of the
+    states at rows k - 1 and k (0 where a sequence begins). Blocks (one sequence only): `alpha_in` as for `forward`,
+    the move into row 0 being counted; `beta_in`, of any positive scale, says what the rows after the block tell of
+    the state at its last row; `beta_out` (sum 1) says what the block and the rows after it tell of the state before
+    row 0. States that `alpha_in` excludes have no message of their own.
+    """
+    cdef int64_t n = ll.shape[0], N = ll.shape[1], m = offsets.shape[0] - 1
+    cdef Chain c
+    cdef Run r
+    cdef int enough
+    check_chain(n, N, offsets, initial, A, index)
+    check("alpha_in", alpha_in, (N,))
+    check("beta_in", beta_in, (N,))
+    check("gamma", gamma, (n, N))
+    check("loglik", loglik, (m,))
+    check("status", status, (m,))
+    check("xi", xi, (A.shape[0], N, N))
+    check("xi_steps", xi_steps, (n, N, N))
+    check("beta_out", beta_out, (N,))
+    if m != 1 and (alpha_in is not None or beta_in is not None):
+        raise ValueError(f"alpha_in and beta_in belong to a block of one sequence, got {m}")
+    if beta_out is not None and alpha_in is None:
+        raise ValueError("beta_out needs alpha_in")
+    c = chain(N, initial, A, index)
+    memset(&r, 0, sizeof(Run))
+    r.ll = &ll[0, 0]
+    if alpha_in is not None:
+        r.alpha_in = &alpha_in[0]
+    if beta_in is not None:
+        r.beta_in = &beta_in[0]
+    r.gamma = &gamma[0, 0]
+    if xi is not None:
+        r.xi = &xi[0, 0, 0]
+    if xi_steps is not None:
+        r.xi_steps = &xi_steps[0, 0, 0]
+    if beta_out is not None:
+        r.beta_out = &beta_out[0]
+    with nogil:
+        enough = run_all(&c, &r, 1, offsets, loglik, status)
+    if not enough:
+        raise MemoryError("no memory for the scratch of the smoother")
+
+
+def viterbi(const double[:, ::1] ll,            # IN (n, N)
+            const int64_t[::1] offsets,         # IN (m + 1,)
+            const double[::1] log_initial,      # IN (N,)
+            const double[:, :, ::1] log_A,      # IN (L, N, N)
+            const int64_t[::1] index,           # IN (n,) or None
+            int64_t[::1] path,                  # OUT (n,)
+            double[::1] log_prob):              # OUT (m,)
+    """Most likely path of every sequence and its joint log-probability; ties go to the lower state.
+
+    Where no path is possible, `log_prob` is -inf and the path -1.
+    """
+    cdef int64_t n = ll.shape[0], N = ll.shape[1], m = offsets.shape[0] - 1, s
+    cdef Chain c
+    cdef double *scratch
+    check_chain(n, N, offsets, log_initial, log_A, index)
+    check("path", path, (n,))
+    check("log_prob", log_prob, (m,))
+    c = chain(N, log_initial, log_A, index)
+    scratch = NULL
+    with nogil:
+        if chain_prepare(&c):
+            scratch = simd_alloc((N + longest(offsets)) * c.NP)
+        if scratch != NULL:
+            for s in range(m):
+                log_prob[s] = one_viterbi(&c, offsets[s], offsets[s + 1] - offsets[s], &ll[offsets[s], 0],
+                                          &path[offsets[s]], scratch)
+        free(c.rows)
+    if scratch == NULL:
+        raise MemoryError("no memory for the scores of the most likely path")
+    free(scratch)
+
+
+cdef int64_t draw(int64_t N, const double *probs, double u) noexcept nogil:
+    """Inverse of the distribution function; rounding at its end falls back to the last possible state."""
+    cdef int64_t j, last = 0
+    cdef double total = 0
+    for j in range(N):
+        if probs[j] > 0:
+            last = j
+            total += probs[j]
+            if u < total:
+                return j
+    return last
+
+
+def sample_path(const double[::1] initial,      # IN (N,)
+                const double[:, :, ::1] A,      # IN (L, N, N)
+                const int64_t[::1] index,       # IN (n,) or None
+                const int64_t[::1] offsets,     # IN (m + 1,)
+                const double[::1] uniforms,     # IN (n,) in [0, 1)
+                int64_t[::1] path):             # OUT (n,)
+    """Draw hidden paths from the chain itself: state k is the inverse distribution function at `uniforms[k]`."""
+    cdef int64_t n = uniforms.shape[0], N = initial.shape[0], s, k, which
+    check_chain(n, N, offsets, initial, A, index)
+    check("path", path, (n,))
+    with nogil:
+        for s in range(offsets.shape[0] - 1):
+            path[offsets[s]] = draw(N, &initial[0], uniforms[offsets[s]])
+            for k in range(offsets[s] + 1, offsets[s + 1]):
+                which = 0 if A.shape[0] == 1 else (k if index is None else index[k])
+                path[k] = draw(N, &A[which, path[k - 1], 0], uniforms[k])

@@ -1,0 +1,181 @@
+/* Scaled forward-backward of one run, states in the lanes of vectors: any number of states, any kind of matrices. */
+#ifndef HIERMM_DENSE_ONE_H
+#define HIERMM_DENSE_ONE_H
+
+#include "dense.h"
+#include "dense_log.h"
+
+/* Doubles of scratch for runs of up to T steps: likelihoods, filtered rows (and the row before), one message. */
+static int64_t one_scratch(const Chain *c, int64_t T) { return (2 * T + 3) * c->NP; }
+
+/* Forward pass: lik and alpha (T, NP) receive the relative likelihoods and the filtered rows, each of these with a sum
+ * in [1, 2); row -1 of alpha holds alpha_in. Where states can be out of reach, their likelihoods become 0, so that they
+ * do not disturb the way back. `alive` tells which states the last row leaves possible.
+ * Returns FINE, or REDO when the range of doubles does not suffice or a step is impossible. */
+static int one_forward(const Chain *c, Run *r, double *lik, double *alpha, char *alive) {
+    int64_t N = c->N, NP = c->NP;
+    double shift = 0, exponent = 0, total = 0;
+    int doubtful = 0;
+    for (int64_t t = 0; t < r->T; t++) {
+        double *p = alpha + t * NP, *b = lik + t * NP;
+        double top = relative_likelihoods(N, NP, r->ll + t * N, b);
+        if (!(top > -HUGE_VAL)) return REDO;
+        shift += top;
+        int given = !t && !r->alpha_in;
+        if (given) memcpy(p, c->initial, (size_t)N * sizeof(double));
+        else predict(c, r->start + t, p - NP, p);
+        for (int64_t j = 0; !c->positive && j < N; j++) {
+            doubtful |= !given && !(p[j] >= RANGE);
+            alive[j] = p[j] > 0 && r->ll[t * N + j] > -HUGE_VAL;
+            b[j] = p[j] > 0 ? b[j] : 0;
+        }
+        vd sum = {};
+        for (int64_t j = 0; j < NP; j += VL) {
+            vd a = vload(p + j) * vload(b + j);
+            vstore(p + j, a);
+            sum += a;
+        }
+        total = hsum(sum);
+        if (!(total >= RANGE)) return REDO;
+        double scale = scale1(total, &exponent);
+        for (int64_t j = 0; j < NP; j += VL) vstore(p + j, vload(p + j) * vset(scale));
+        total *= scale;
+    }
+    r->loglik = shift + exponent * LOG2 + log(total);
+    if (!doubtful) return FINE;
+    int kept = nothing_lost(c, r, alpha, NP, 1);
+    return kept < 0 ? NO_MEMORY : kept ? FINE : REDO;
+}
+
+/* Filtered rows, each divided by its sum. */
+static void one_filtered(const Chain *c, Run *r, const double *alpha) {
+    for (int64_t t = 0; t < r->T; t++) {
+        const double *a = alpha + t * c->NP;
+        double total = 0;
+        for (int64_t j = 0; j < c->N; j++) total += a[j];
+        for (int64_t j = 0; j < c->N; j++) r->gamma[t * c->N + j] = a[j] / total;
+    }
+}
+
+/* Expected transitions of one step: A * (alpha' w), into the sums and the per-step rows. */
+static void one_counts(const Chain *c, Run *r, int64_t t, const double *before, const double *w) {
+    int64_t N = c->N;
+    const double *A = step_matrix(c, r->start + t);
+    double *sum = r->xi && !c->constant ? r->xi + matrix_of(c, r->start + t) * N * N : NULL;
+    double *step = r->xi_steps ? r->xi_steps + t * N * N : NULL;
+    for (int64_t i = 0; i < N; i++) {
+        for (int64_t j = 0; j < N; j += VL) {
+            int64_t width = N - j < VL ? N - j : VL, q = i * N + j;
+            vd joint = vset(before[i]) * vload(w + j);
+            if (width == VL) {
+                joint *= vload(A + q);
+                if (step) vstore(step + q, joint);
+                if (sum) vstore(sum + q, vload(sum + q) + joint);
+            } else {
+                joint *= vload_part(A + q, width, 0.0);
+                if (step) vstore_part(step + q, width, joint);
+                if (sum) vstore_part(sum + q, width, vload_part(sum + q, width, 0.0) + joint);
+            }
+        }
+    }
+}
+
+/* C (N, N) += A * sum_t a_t' w_t over `count` rows of a and w (row length NP), in blocks that stay in the cache. */
+static void add_outer(int64_t N, int64_t NP, int64_t count, const double *a, const double *w, const double *A, double *C) {
+    enum { BLOCK = 256, HEIGHT = 8 };
+    for (int64_t t0 = 0; t0 < count; t0 += BLOCK) {
+        int64_t stop = t0 + BLOCK < count ? t0 + BLOCK : count;
+        for (int64_t i0 = 0; i0 < N; i0 += HEIGHT) {
+            int64_t height = N - i0 < HEIGHT ? N - i0 : HEIGHT;
+            for (int64_t j = 0; j < NP; j += VL) {
+                vd acc[HEIGHT];
+                for (int q = 0; q < HEIGHT; q++) acc[q] = (vd){};
+                for (int64_t t = t0; t < stop; t++) {
+                    vd x = vload(w + t * NP + j);
+                    const double *row = a + t * NP + i0;
+                    for (int q = 0; q < HEIGHT; q++) acc[q] += vset(row[q < height ? q : 0]) * x;
+                }
+                for (int q = 0; q < height; q++)
+                    for (int64_t l = j; l < j + VL && l < N; l++)
+                        C[(i0 + q) * N + l] += A[(i0 + q) * N + l] * acc[q][l - j];
+            }
+        }
+    }
+}
+
+/* Backward pass from the message beta (NP,) at the last row. gamma receives the smoothed rows; lik turns into the rows
+ * w with xi_t = A * (alpha_{t-1}' w_t); beta ends as the message before the first row if the run has such a row. */
+static void one_backward(const Chain *c, Run *r, double *lik, const double *alpha, double *beta) {
+    int64_t N = c->N, NP = c->NP;
+    int by_step = r->xi_steps || (r->xi && !c->constant);
+    double norm = 0, ignored = 0;
+    for (int64_t j = 0; j < N; j++) norm += alpha[(r->T - 1) * NP + j] * beta[j];
+    norm = 1 / norm;
+    for (int64_t t = r->T - 1; t >= 0; t--) {
+        const double *a = alpha + t * NP, *before = a - NP;
+        double *w = lik + t * NP;
+        vd sum = {};
+        for (int64_t j = 0; j < NP; j += VL) {
+            vd x = vload(beta + j), gamma = vload(a + j) * x * vset(norm), b = vload(w + j) * x;
+            sum += b;
+            vstore(w + j, b);
+            if (j + VL <= N) vstore(r->gamma + t * N + j, gamma);
+            else vstore_part(r->gamma + t * N + j, N - j, gamma);
+        }
+        if (!t && !r->alpha_in) break;
+        vd scale = vset(scale1(hsum(sum), &ignored)), evidence = {};
+        for (int64_t j = 0; j < NP; j += VL) vstore(w + j, vload(w + j) * scale);
+        send_back(c, r->start + t, w, beta);
+        for (int64_t j = 0; j < NP; j += VL) evidence += vload(before + j) * vload(beta + j);
+        norm = 1 / hsum(evidence);
+        if (!r->xi && !r->xi_steps) continue;
+        for (int64_t j = 0; j < NP; j += VL) vstore(w + j, vload(w + j) * vset(norm));
+        if (by_step) one_counts(c, r, t, before, w);
+    }
+    int64_t first = r->alpha_in ? 0 : 1;
+    if (r->xi && c->constant) add_outer(N, NP, r->T - first, alpha + (first - 1) * NP, lik + first * NP, c->A, r->xi);
+}
+
+/* The message at the last row, its largest entry 1. Returns 0 if its evidence leaves the range. */
+static int one_message(const Chain *c, const Run *r, const double *alpha, double *beta) {
+    double top = 0, evidence = 0;
+    for (int64_t j = 0; j < c->N; j++) {
+        beta[j] = r->beta_in ? r->beta_in[j] : 1;
+        top = beta[j] > top ? beta[j] : top;
+    }
+    for (int64_t j = 0; j < c->N; j++) {
+        beta[j] /= top;
+        evidence += alpha[j] * beta[j];
+    }
+    return evidence >= RANGE;
+}
+
+/* One run; smooth = 0: forward only, gamma (if any) receives the filtered rows. Returns its status. */
+static int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch) {
+    int64_t N = c->N, NP = c->NP;
+    double *lik = scratch, *alpha = lik + (r->T + 1) * NP, *beta = alpha + r->T * NP;
+    char *alive = (char *)beta;
+    memset(alpha - NP, 0, (size_t)(2 * NP) * sizeof(double));
+    memset(beta, 0, (size_t)NP * sizeof(double));
+    if (r->alpha_in) memcpy(alpha - NP, r->alpha_in, (size_t)N * sizeof(double));
+    int state = one_forward(c, r, lik, alpha, alive);
+    if (state == NO_MEMORY) return NO_MEMORY;
+    if (state == REDO) return log_run(c, r, smooth);
+    const double *last = alpha + (r->T - 1) * NP;
+    if (!smooth) {
+        int64_t status = !c->positive && cannot_continue(c, alive, last) ? CANNOT_CONTINUE : FINE;
+        if (r->gamma) one_filtered(c, r, alpha);
+        return status;
+    }
+    memset(beta, 0, (size_t)NP * sizeof(double));
+    if (!one_message(c, r, last, beta)) return log_run(c, r, smooth);
+    one_backward(c, r, lik, alpha, beta);
+    if (r->beta_out) {
+        double total = 0;
+        for (int64_t i = 0; i < N; i++) total += beta[i];
+        for (int64_t i = 0; i < N; i++) r->beta_out[i] = beta[i] / total;
+    }
+    return FINE;
+}
+
+#endif

@@ -1,0 +1,398 @@
+"""The flat-chain kernels against enumeration and plain log-space recursions, and where scaled recursions break."""
+
+import itertools
+
+import numpy as np
+import pytest
+from oracles import enumerate_chain, log, log_chain, log_viterbi, per_step, random_chain
+
+from hiermm._ext import load
+
+VARIANTS = ["base", "v3", "v4"]
+
+
+def available():
+    from hiermm._ext import _cpu
+
+    return VARIANTS[: VARIANTS.index(_cpu.best()) + 1]
+
+
+@pytest.fixture(params=available())
+def dense(request):
+    return load("dense", request.param)
+
+
+def offsets_of(lengths):
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def smooth(dense, ll, offsets, initial, A, index=None, alpha_in=None, beta_in=None, steps=True, alias=False):
+    n, N = ll.shape
+    ll = np.ascontiguousarray(ll)
+    gamma = ll if alias else np.full((n, N), np.nan)
+    out = {
+        "gamma": gamma,
+        "loglik": np.full(len(offsets) - 1, np.nan),
+        "status": np.full(len(offsets) - 1, 99),
+        "xi": np.zeros(A.shape),
+        "xi_steps": np.full((n, N, N), np.nan) if steps else None,
+        "beta_out": np.full(N, np.nan) if alpha_in is not None else None,
+    }
+    dense.smooth(ll, offsets, initial, A, index, alpha_in, beta_in, *out.values())
+    return out
+
+
+def forward(dense, ll, offsets, initial, A, index=None, alpha_in=None):
+    alpha = np.full(ll.shape, np.nan)
+    loglik, status = np.full(len(offsets) - 1, np.nan), np.full(len(offsets) - 1, 99)
+    dense.forward(np.ascontiguousarray(ll), offsets, initial, A, index, alpha_in, alpha, loglik, status)
+    return alpha, loglik, status
+
+
+def assert_sequence(out, filtered, s, offsets, initial, A, index, ll, tolerance):
+    """Sequence s of the kernels' answers equals the log-space reference; returns its counts by step."""
+    a, b = offsets[s], offsets[s + 1]
+    steps = per_step(A, index, a, b)
+    truth = log_chain(initial, steps, ll[a:b])
+    np.testing.assert_allclose(out["loglik"][s], truth.loglik, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(out["gamma"][a:b], truth.gamma, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(filtered[a:b], truth.filtered, rtol=0, atol=tolerance)
+    if out["xi_steps"] is not None:
+        np.testing.assert_allclose(out["xi_steps"][a:b], truth.xi, rtol=0, atol=tolerance)
+    return truth.xi
+
+
+@pytest.mark.parametrize("N", [1, 2, 3])
+@pytest.mark.parametrize("T", [1, 2, 5])
+def test_enumeration(dense, N, T):
+    rng = np.random.default_rng(10 * N + T)
+    initial, A, ll = random_chain(rng, N, T, steps=T)
+    truth, best, log_prob = enumerate_chain(initial, A, ll)
+    offsets = offsets_of([T])
+    out = smooth(dense, ll, offsets, initial, A)
+    alpha, loglik, _ = forward(dense, ll, offsets, initial, A)
+    np.testing.assert_allclose(out["loglik"], truth.loglik, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(loglik, truth.loglik, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(out["gamma"], truth.gamma, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(alpha, truth.filtered, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(out["xi_steps"], truth.xi, rtol=0, atol=1e-12)
+    path, score = np.empty(T, np.int64), np.empty(1)
+    dense.viterbi(ll, offsets, log(initial), log(A), None, path, score)
+    np.testing.assert_array_equal(path, best)
+    np.testing.assert_allclose(score, log_prob, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("N", [*range(1, 18), 23, 24, 27, 31, 32, 33, 40, 63, 64, 65, 70])
+@pytest.mark.parametrize("kind", ["constant", "per step", "index"])
+def test_any_size_and_mixed_lengths(dense, N, kind):
+    """Sequences of many lengths, among them one step, in one call: all outputs, alias of gamma and ll included."""
+    rng = np.random.default_rng(N)
+    lengths = [1, 9, 5, 1, 30, 8, 2, 17, 16, 3, 7, 12, 11, 4, 10, 6, 25, 9, 9, 2]
+    offsets, n = offsets_of(lengths), sum(lengths)
+    L = {"constant": 1, "per step": n, "index": 3}[kind]
+    initial, A, ll = random_chain(rng, N, n, steps=L)
+    index = rng.integers(0, L, n) if kind == "index" else None
+    if kind == "per step":
+        A[offsets[:-1]] = np.nan  # rows that begin a sequence are not looked at
+    out = smooth(dense, ll, offsets, initial, A, index)
+    alpha, loglik, status = forward(dense, ll, offsets, initial, A, index)
+    A = np.nan_to_num(A)
+    xi = np.zeros_like(A)
+    for s in range(len(lengths)):
+        steps = assert_sequence(out, alpha, s, offsets, initial, A, index, ll, 1e-12)
+        for t in range(1, lengths[s]):
+            k = offsets[s] + t
+            xi[0 if kind == "constant" else k if index is None else index[k]] += steps[t]
+    np.testing.assert_allclose(out["xi"], xi, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(loglik, out["loglik"], rtol=1e-13, atol=1e-12)
+    assert not status.any() and not out["status"].any()
+    again = smooth(dense, ll.copy(), offsets, initial, A, index, steps=False, alias=True)
+    np.testing.assert_allclose(again["gamma"], out["gamma"], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(again["xi"], out["xi"], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("lengths", [[10_000], [10_000, 3], [4_000] * 3, [700, 500, 300] * 5, [1] * 40])
+@pytest.mark.parametrize("N", [2, 4, 5, 16, 20])
+def test_long_sequences(dense, N, lengths):
+    rng = np.random.default_rng(N)
+    offsets, n = offsets_of(lengths), sum(lengths)
+    initial, A, ll = random_chain(rng, N, n)
+    A = np.ascontiguousarray(0.9 * np.eye(N) + 0.1 * A)
+    ll -= 1e3 * np.abs(rng.standard_normal((n, 1)))
+    out = smooth(dense, ll, offsets, initial, A, steps=False)
+    alpha, _, _ = forward(dense, ll, offsets, initial, A)
+    xi = np.zeros((N, N))
+    for s in range(len(lengths)):
+        xi += assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-9).sum(0)
+    np.testing.assert_allclose(out["xi"][0], xi, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["constant", "per step", "index"])
+@pytest.mark.parametrize("N", [1, 2, 3, 4, 5, 8, 9, 16, 27, 64])
+@pytest.mark.parametrize("cuts", [[1], [11], [7, 8, 20]])
+def test_blocks_equal_the_whole(dense, N, kind, cuts):
+    rng = np.random.default_rng(N)
+    T = 23
+    L = {"constant": 1, "per step": T, "index": 3}[kind]
+    initial, A, ll = random_chain(rng, N, T, steps=L)
+    index = rng.integers(0, L, T) if kind == "index" else None
+    whole = smooth(dense, ll, offsets_of([T]), initial, A, index)
+    alpha, loglik, _ = forward(dense, ll, offsets_of([T]), initial, A, index)
+    edges = [0, *cuts, T]
+    carry, carries, total = None, [], 0.0
+    for a, b in itertools.pairwise(edges):
+        carries.append(carry)
+        part = slice(a, b)
+        matrices, which = (A[part], None) if kind == "per step" else (A, None if index is None else index[part])
+        rows, block, _ = forward(dense, ll[part], offsets_of([b - a]), initial, matrices.copy(), which, carry)
+        np.testing.assert_allclose(rows, alpha[part], rtol=0, atol=1e-12)
+        carry, total = rows[-1].copy(), total + block[0]
+    np.testing.assert_allclose(total, loglik[0], rtol=1e-12)
+    message, xi = None, np.zeros_like(A)
+    for a, b, carry in reversed(list(zip(edges[:-1], edges[1:], carries, strict=True))):
+        part = slice(a, b)
+        matrices, which = (A[part], None) if kind == "per step" else (A, None if index is None else index[part])
+        scale = None if message is None else 1e5 * message
+        out = smooth(dense, ll[part], offsets_of([b - a]), initial, matrices.copy(), which, carry, scale)
+        np.testing.assert_allclose(out["gamma"], whole["gamma"][part], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(out["xi_steps"], whole["xi_steps"][part], rtol=0, atol=1e-12)
+        xi[part if kind == "per step" else slice(None)] += out["xi"]
+        if carry is not None:
+            message = out["beta_out"]
+            assert abs(message.sum() - 1) < 1e-12
+            truth = per_step(A, index, a, b)[0] @ _later(A, index, ll, a, T)
+            np.testing.assert_allclose(message, truth / truth.sum(), rtol=1e-11)
+    np.testing.assert_allclose(xi, whole["xi"], rtol=1e-12, atol=1e-12)
+
+
+def _later(A, index, ll, a, T):
+    """Likelihood of rows a..T-1 by the state at row a."""
+    w = np.exp(ll[T - 1])
+    for t in range(T - 2, a - 1, -1):
+        w = np.exp(ll[t]) * (per_step(A, index, t + 1, t + 2)[0] @ w)
+        w /= w.sum()
+    return w
+
+
+def extinct():
+    """The answer is -800.693: the state that the first step rules out is the one that the second needs."""
+    return np.array([0.5, 0.5]), np.eye(2)[None], np.array([[-800.0, 0.0], [0.0, -2000.0]])
+
+
+def test_extinct_state_is_redone_in_log_space(dense):
+    initial, A, ll = extinct()
+    out = smooth(dense, ll, offsets_of([2]), initial, A)
+    alpha, loglik, status = forward(dense, ll, offsets_of([2]), initial, A)
+    assert out["status"][0] == 1 and status[0] == 1 + 2
+    np.testing.assert_allclose([out["loglik"][0], loglik[0]], -800 - np.log(2), rtol=1e-14)
+    np.testing.assert_allclose(out["gamma"], [[1, 0], [1, 0]], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(out["xi"][0], [[1, 0], [0, 0]], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(alpha, [[0, 1], [1, 0]], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("fill", [0, 3, 19])
+@pytest.mark.parametrize("alias", [False, True])
+def test_extinct_state_among_others_is_counted_once(dense, fill, alias):
+    """One sequence of many is redone; the sums and the rows of its neighbours are as without it."""
+    rng = np.random.default_rng(fill)
+    initial, A, bad = extinct()
+    rows = [2 * rng.standard_normal((2 + k % 4, 2)) for k in range(fill)]
+    rows.insert(fill // 2, bad)
+    ll, offsets = np.concatenate(rows), offsets_of([len(r) for r in rows])
+    out = smooth(dense, ll.copy(), offsets, initial, A, steps=not alias, alias=alias)
+    alpha, _, status = forward(dense, ll, offsets, initial, A)
+    xi = sum(assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-12).sum(0) for s in range(len(rows)))
+    np.testing.assert_allclose(out["xi"][0], xi, rtol=0, atol=1e-12)
+    assert out["status"][fill // 2] == 1 and out["status"].sum() == 1
+    assert (status & 1).tolist() == out["status"].tolist()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_wild_ranges_and_zeros(dense, seed):
+    """Sparse chains, differences of hundreds of nats, impossible entries, tiny probabilities: exact or impossible."""
+    rng = np.random.default_rng(seed)
+    N, lengths = int(rng.integers(2, 7)), rng.integers(1, 9, size=int(rng.integers(1, 30)))
+    offsets, n = offsets_of(lengths), int(lengths.sum())
+    initial, A, ll = random_chain(
+        rng, N, n, concentration=rng.choice([0.003, 0.02, 1.0]), spread=rng.choice([1, 150, 600])
+    )
+    A[rng.random(A.shape) < 0.3] = 0
+    A[0, :, 0] += 1e-200
+    A /= A.sum(-1, keepdims=True)
+    initial[rng.random(N) < 0.3] = 0
+    initial[rng.integers(N)] += 0.5
+    initial /= initial.sum()
+    ll[rng.random(ll.shape) < 0.1] = -np.inf
+    out = smooth(dense, ll, offsets, initial, A)
+    alpha, loglik, status = forward(dense, ll, offsets, initial, A)
+    xi = np.zeros((N, N))
+    for s in range(len(lengths)):
+        part = slice(offsets[s], offsets[s + 1])
+        if out["status"][s] >= 0:
+            xi += assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-11).sum(0)
+            continue
+        t = -1 - out["status"][s]
+        assert status[s] == out["status"][s] and loglik[s] == out["loglik"][s] == -np.inf
+        assert not out["gamma"][part].any() and not alpha[part].any() and not out["xi_steps"][part].any()
+        with np.errstate(invalid="ignore"):
+            steps = np.repeat(A, lengths[s], axis=0)
+            assert log_chain(initial, steps[: t + 1], ll[part][: t + 1]).loglik == -np.inf
+            assert t == 0 or log_chain(initial, steps[:t], ll[part][:t]).loglik > -np.inf
+    np.testing.assert_allclose(out["xi"][0], xi, rtol=1e-11, atol=1e-11)
+    assert np.all(out["xi"][A == 0] == 0)
+
+
+def test_one_far_outlier_and_a_shift_of_all_states(dense):
+    rng = np.random.default_rng(0)
+    initial, A, ll = random_chain(rng, 4, 50)
+    plain = smooth(dense, ll, offsets_of([50]), initial, A)
+    ll[20] -= 800
+    ll[30] += 1e5
+    shifted = smooth(dense, ll, offsets_of([50]), initial, A)
+    np.testing.assert_allclose(shifted["loglik"], plain["loglik"] - 800 + 1e5, rtol=1e-13)
+    np.testing.assert_allclose(shifted["gamma"], plain["gamma"], rtol=0, atol=1e-12)
+    ll[25] = [-1e5, -1e6, -2e6, -3e6]
+    outlier = smooth(dense, ll, offsets_of([50]), initial, A)
+    truth = log_chain(initial, np.repeat(A, 50, axis=0), ll)
+    np.testing.assert_allclose(outlier["loglik"], truth.loglik, rtol=1e-13)
+    np.testing.assert_allclose(outlier["gamma"], truth.gamma, rtol=0, atol=1e-9)
+    assert outlier["status"][0] == 0
+
+
+def test_left_right_chain_keeps_its_zeros(dense):
+    N, T = 6, 40
+    rng = np.random.default_rng(1)
+    A = (0.8 * np.eye(N) + 0.2 * np.eye(N, k=1))[None]
+    A[0, -1, -1] = 1
+    initial, ll = np.eye(N)[0], 3 * rng.standard_normal((20 * T, N))
+    offsets = offsets_of([T] * 20)
+    out = smooth(dense, ll, offsets, initial, A)
+    alpha, _, _ = forward(dense, ll, offsets, initial, A)
+    for s in range(20):
+        assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-12)
+    assert not out["status"].any()
+    assert np.all(out["xi"][A == 0] == 0) and np.all(alpha[0::T, 1:] == 0) and np.all(out["gamma"][0::T, 1:] == 0)
+
+
+def test_states_out_of_reach_do_not_disturb_the_way_back(dense):
+    """The unreachable state explains the data better by 100 nats a step; it must not push the others out of range."""
+    initial, A = np.array([1.0, 0.0, 0.0]), np.array([[[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1.0]]])
+    ll = np.random.default_rng(2).standard_normal((20 * 60, 3))
+    ll[:, 2] += 100
+    offsets = offsets_of([60] * 20)
+    out = smooth(dense, ll, offsets, initial, A)
+    alpha, _, _ = forward(dense, ll, offsets, initial, A)
+    for s in range(20):
+        assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-12)
+    assert not out["status"].any() and np.all(out["gamma"][:, 2] == 0)
+
+
+def test_impossible_steps_are_named(dense):
+    rng = np.random.default_rng(3)
+    initial, A, ll = random_chain(rng, 3, 30)
+    ll[14] = -np.inf  # step 4 of sequence 1
+    out = smooth(dense, ll, offsets_of([10, 10, 10]), initial, A)
+    assert out["status"].tolist() == [0, -5, 0] and out["loglik"][1] == -np.inf
+    assert not out["gamma"][10:20].any() and not out["xi_steps"][10:20].any()
+    assert abs(out["xi"].sum() - 18) < 1e-12
+    path, score = np.empty(30, np.int64), np.empty(3)
+    dense.viterbi(ll, offsets_of([10, 10, 10]), log(initial), log(A), None, path, score)
+    assert (
+        score[1] == -np.inf
+        and np.all(path[10:20] == -1)
+        and np.all(path[:10] >= 0)
+        and np.isfinite(score[[0, 2]]).all()
+    )
+
+
+def test_later_rows_can_make_a_block_impossible(dense):
+    initial, A, ll = np.array([1.0, 0.0]), np.eye(2)[None], np.zeros((3, 2))
+    out = smooth(dense, ll, offsets_of([3]), initial, A, beta_in=np.array([0.0, 1.0]))
+    assert out["status"][0] == -4 and not out["gamma"].any() and not out["xi"].any()
+
+
+def test_forward_says_when_plain_numbers_cannot_carry_on(dense):
+    initial, A, ll = extinct()
+    assert forward(dense, ll[:1], offsets_of([1]), initial, A)[2][0] == 2
+    assert forward(dense, ll[:1], offsets_of([1]), initial, np.full((1, 2, 2), 0.5))[2][0] == 0
+    assert forward(dense, np.zeros((1, 2)), offsets_of([1]), np.array([1.0, 0.0]), A)[2][0] == 0
+
+
+@pytest.mark.parametrize("N", [1, 2, 3, 7, 8, 9, 16, 27, 64, 70])
+@pytest.mark.parametrize("kind", ["constant", "per step", "index"])
+def test_viterbi(dense, N, kind):
+    rng = np.random.default_rng(N)
+    lengths = [1, 40, 7]
+    offsets, n = offsets_of(lengths), sum(lengths)
+    L = {"constant": 1, "per step": n, "index": 3}[kind]
+    initial, A, ll = random_chain(rng, N, n, steps=L)
+    A[A < 0.2 / N] = 0  # forbidden moves
+    index = rng.integers(0, L, n) if kind == "index" else None
+    path, score = np.empty(n, np.int64), np.empty(3)
+    dense.viterbi(ll, offsets, log(initial), log(A), index, path, score)
+    for s in range(3):
+        a, b = offsets[s], offsets[s + 1]
+        best, top = log_viterbi(log(initial), log(per_step(A, index, a, b)), ll[a:b])
+        np.testing.assert_array_equal(path[a:b], best)
+        np.testing.assert_allclose(score[s], top, rtol=1e-13)
+
+
+def test_sample_path_inverts_the_distribution_function(dense):
+    rng = np.random.default_rng(5)
+    initial, A, _ = random_chain(rng, 3, 1)
+    A[0, 1] = [0, 1, 0]
+    n, offsets = 60_000, offsets_of([20_000, 40_000])
+    u, path = rng.random(n), np.empty(n, np.int64)
+    dense.sample_path(initial, A, None, offsets, u, path)
+    for k in [0, 20_000]:
+        assert path[k] == np.searchsorted(np.cumsum(initial), u[k], side="right")
+    moved = np.setdiff1d(np.arange(1, n), [20_000])
+    expected = (u[moved, None] >= np.cumsum(A[0], axis=1)[path[moved - 1], :2]).sum(1)
+    np.testing.assert_array_equal(path[moved], expected)
+    dense.sample_path(initial, np.repeat(A, 2, axis=0), np.ones(n, np.int64), offsets, u, expected := path.copy())
+    np.testing.assert_array_equal(path, expected)
+
+
+def test_variants_agree():
+    rng = np.random.default_rng(6)
+    offsets = offsets_of([300, 200, 100] * 4)
+    for N in [3, 8, 20]:
+        initial, A, ll = random_chain(rng, N, offsets[-1])
+        outs = [smooth(load("dense", v), ll, offsets, initial, A) for v in available()]
+        for other in outs[1:]:
+            for name in ["gamma", "loglik", "xi", "xi_steps"]:
+                np.testing.assert_allclose(other[name], outs[0][name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"initial": np.ones(3)}, "initial must have shape"),
+        ({"A": np.ones((2, 2, 2))}, "A must hold 1 or 4 matrices"),
+        ({"A": np.ones((1, 2, 3))}, "A must have shape"),
+        ({"offsets": np.array([0, 3])}, "offsets must run from 0"),
+        ({"offsets": np.array([0, 2, 2, 4])}, "sequence 1 is empty"),
+        ({"index": np.array([0, 0, 1, 0])}, "index must lie in 0..0, row 2 has 1"),
+        ({"gamma": np.ones((3, 2))}, "gamma must have shape"),
+        ({"alpha_in": np.ones(2), "offsets": np.array([0, 2, 4])}, "block of one sequence"),
+        ({"beta_out": np.ones(2)}, "beta_out needs alpha_in"),
+    ],
+)
+def test_shapes_are_refused(dense, change, message):
+    given = dict(
+        ll=np.zeros((4, 2)),
+        offsets=np.array([0, 4]),
+        initial=np.full(2, 0.5),
+        A=np.full((1, 2, 2), 0.5),
+        index=None,
+        alpha_in=None,
+        beta_in=None,
+        gamma=np.empty((4, 2)),
+        loglik=np.empty(1),
+        status=np.empty(1, np.int64),
+    )
+    given.update(change)
+    if len(given["offsets"]) != 2:
+        given.update(loglik=np.empty(len(given["offsets"]) - 1), status=np.empty(len(given["offsets"]) - 1, np.int64))
+    with pytest.raises(ValueError, match=message):
+        dense.smooth(**given)
