@@ -1,0 +1,242 @@
+# Scaled forward and backward recursions. Vectors of states are padded; alpha and the messages carry powers of two.
+#
+# What makes them exact: every state that can be reached has a predicted mass of at least FAINT (relative to the whole),
+# or the sequence goes to log space; every product with a likelihood that loses more than WEAK is made in logs. So what
+# underflow drops (below 1e-308) is a part of at most 1e-16 of anything that may come to matter later. Backward messages
+# leave out the states without mass, hence their largest entry is at a state that was predicted with at least FAINT, and
+# the sum of alpha times beta cannot vanish.
+
+cdef double FAINT = 1e-280
+cdef double WEAK = 1e-12
+cdef double LN2 = 0.693147180559945309417232121458
+
+
+cdef const double *likelihood(Chain *c, Py_ssize_t k, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """exp(ll - top) of row k for each state; made for a chunk of rows at a time."""
+    cdef Py_ssize_t q, rows
+    cdef bint direct = c.direct
+    if not c.chunk_from <= k < c.chunk_to:
+        c.chunk_from = start + (k - start) // CHUNK * CHUNK
+        c.chunk_to = min(stop, c.chunk_from + CHUNK)
+        rows = c.chunk_to - c.chunk_from
+        likelihood_rows(c.ll + c.chunk_from * c.M, rows, c.M, c.top, c.b if direct else c.exps,
+                        c.padded if direct else c.M + 1)
+        for q in range(0 if direct else rows):
+            expand(c.exps + q * (c.M + 1), c.column, c.padded, c.b + q * c.padded)
+    return c.b + (k - c.chunk_from) * c.padded
+
+
+cdef const double *advance(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *room) noexcept nogil:
+    """Move `x` into row k, step t; `room` takes two vectors."""
+    cdef Py_ssize_t q, s = c.first
+    cdef const double *row = row_of(c, k)
+    cdef double *out = room
+    for q in range(c.S):
+        if moves(c, s, t):
+            table_load(&c.levels[s], &c.levels[s].to, row)
+            level_move(&c.levels[s], &c.levels[s].to, x, out)
+            x = out
+            out = room + c.padded if out == room else room
+        s += c.step
+    return x
+
+
+cdef const double *retreat(Chain *c, const double *w, Py_ssize_t k, Py_ssize_t t) noexcept nogil:
+    """The backward message before the move into row k; the partial ones stay in `moved` for the counts."""
+    cdef Py_ssize_t q, s = c.first + (c.S - 1) * c.step
+    cdef const double *row = row_of(c, k)
+    cdef double *out = c.moved + 2 * c.padded
+    for q in range(c.S):
+        c.partial[s] = w
+        if moves(c, s, t):
+            table_load(&c.levels[s], &c.levels[s].back, row)
+            level_move(&c.levels[s], &c.levels[s].back, w, out)
+            w = out
+            out += c.padded
+        s -= c.step
+    return w
+
+
+cdef void _flush(Chain *c) noexcept nogil:
+    """Add the waiting products to the counts of the packed row that they belong to."""
+    cdef Py_ssize_t s
+    if c.counted != NULL and c.xi != NULL:
+        for s in range(c.S):
+            level_counts(&c.levels[s], c.counted, c.xi + (c.counted - c.A))
+    c.counted = NULL
+
+
+cdef void count(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *xi_step) noexcept nogil:
+    """Expected counts of the move into row k from `x` = alpha / sum(alpha beta), after `retreat`."""
+    cdef Py_ssize_t q, s = c.first, e
+    cdef const double *row = row_of(c, k)
+    cdef double *out = c.moved
+    if row != c.counted:
+        _flush(c)
+        c.counted = row
+    for q in range(c.S):
+        if moves(c, s, t):
+            level_products(&c.levels[s], x, c.partial[s])
+            if q + 1 < c.S:
+                table_load(&c.levels[s], &c.levels[s].to, row)
+                level_move(&c.levels[s], &c.levels[s].to, x, out)
+                x = out
+                out = c.moved + c.padded if out == c.moved else c.moved
+        s += c.step
+    if xi_step != NULL:
+        memset(xi_step, 0, c.total * sizeof(double))
+        for s in range(c.S):
+            level_counts(&c.levels[s], row, xi_step)
+        c.counted = NULL
+        if c.xi != NULL:
+            for e in range(c.total):
+                c.xi[row - c.A + e] += xi_step[e]
+
+
+cdef bint lost(Chain *c, const double *predicted, double scale, Py_ssize_t k, Py_ssize_t start) noexcept nogil:
+    """Whether a state that can be reached at row k has too little predicted mass for the scaled recursion."""
+    cdef Py_ssize_t p, q
+    cdef const double *next
+    cdef double *room = c.moved + 2 * c.padded  # free during the forward recursion
+    if c.reach_row < start:
+        c.reach_row = start
+        next = c.start
+        if c.has_before:
+            next = advance(c, c.before, start, c.t0, room)
+        for p in range(c.padded):
+            c.reach[p] = next[p] > 0.0
+    for q in range(c.reach_row + 1, k + 1):
+        for p in range(c.padded):
+            if c.column[p] < c.M and c.ll[(q - 1) * c.M + c.column[p]] == -INFINITY:
+                c.reach[p] = 0.0
+        next = advance(c, c.reach, q, c.t0 + q - start, room)
+        for p in range(c.padded):
+            c.reach[p] = next[p] > 0.0
+    c.reach_row = k
+    for p in range(c.padded):
+        if c.reach[p] > 0.0 and predicted[p] * scale < FAINT:
+            return True
+    return False
+
+
+cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t start, Py_ssize_t stop,
+                             double *loglik) noexcept nogil:
+    """Forward recursion into `rows`, the last `keep` of them; returns the status (1: must be redone in log space)."""
+    cdef Py_ssize_t k, q
+    cdef double total = 1.0, scale = 1.0, shift = 0.0, low = 0.0, extra
+    cdef int64_t exponent = 0
+    cdef const double *predicted
+    cdef const double *b
+    cdef const double *alpha = c.before
+    cdef double *row
+    c.reach_row = start - 1
+    c.chunk_to = c.chunk_from = 0
+    for k in range(start, stop):
+        predicted = c.start
+        if k > start or c.has_before:
+            predicted = advance(c, alpha, k, c.t0 + k - start, c.moved)
+        b = likelihood(c, k, start, stop)
+        row = rows + (k - start) % keep * c.padded
+        total = absorb(c.padded, predicted, scale, b, c.lift, row, &low)
+        shift += c.top[k - c.chunk_from]
+        if low < FAINT and lost(c, predicted, scale, k, start):
+            return 1
+        if not total >= WEAK:
+            extra = weigh_in_logs(c.padded, predicted, predicted, c.ll + k * c.M, c.column, c.M, row)
+            if extra == -INFINITY:
+                return -1 - (k - start)
+            shift += extra + log(scale) - c.top[k - c.chunk_from]
+            total = 0.0
+            for q in range(c.padded):
+                total += row[q]
+        if c.filtered != NULL:
+            for q in range(c.N):
+                c.filtered[(k - start) * c.N + q] = row[c.place[q]] / total
+        alpha = row
+        scale = power_of_two(total, &exponent)
+    loglik[0] = log(total * scale) + exponent * LN2 + shift
+    return 0
+
+
+cdef double weigh(Chain *c, const double *alpha, const double *beta, Py_ssize_t k, const double *b,
+                  double *w) noexcept nogil:
+    """Posterior times a constant, which is returned, and the message of row k, scaled."""
+    cdef double z = 0.0, q = 0.0
+    cdef int64_t ignored = 0
+    cdef Py_ssize_t p
+    combine(c.padded, alpha, beta, b, c.posterior, w, &z, &q)
+    if not q >= WEAK:
+        weigh_in_logs(c.padded, beta, alpha, c.ll + k * c.M, c.column, c.M, w)
+        q = 0.0
+        for p in range(c.padded):
+            q += w[p]
+    if q > 0.0:
+        scale_to(c.padded, w, power_of_two(q, &ignored), w)
+    return z
+
+
+cdef void write_posterior(Chain *c, const double *posterior, Py_ssize_t k) noexcept nogil:
+    """Give out the posterior of row k of the sequence."""
+    cdef Py_ssize_t p
+    cdef double *out
+    if c.gamma != NULL:
+        _collect(c, posterior, c.gamma + k * c.N)
+    if k == 0 and c.gamma_first != NULL:
+        _collect(c, posterior, c.gamma_first)
+    if c.gamma_emit != NULL:
+        out = c.gamma_emit + k * c.M
+        memset(out, 0, c.M * sizeof(double))
+        for p in range(c.padded):
+            if c.column[p] < c.M:
+                out[c.column[p]] += posterior[p]
+
+
+cdef void smooth_sequence(Chain *c, const double *rows, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Backward recursion over the alpha of `filter_sequence`."""
+    cdef bint counting = c.xi != NULL or c.xi_steps != NULL
+    cdef Py_ssize_t k, q
+    cdef const double *beta = c.after
+    cdef const double *alpha
+    cdef const double *b
+    cdef double *w = c.message
+    cdef double *new = c.message + c.padded
+    cdef double z
+    for k in range(stop - 1, start - 1, -1):
+        alpha = rows + (k - start) * c.padded
+        if k < stop - 1:
+            beta = retreat(c, w, k + 1, c.t0 + k + 1 - start)
+        b = likelihood(c, k, start, stop)
+        z = weigh(c, alpha, beta, k, b, new)
+        z = 1.0 / z if z > 0.0 else 0.0
+        if counting and k < stop - 1:
+            scale_to(c.padded, alpha, z, c.share)
+            count(c, c.share, k + 1, c.t0 + k + 1 - start, _xi_step(c, k + 1 - start))
+        scale_to(c.padded, c.posterior, z, c.posterior)
+        write_posterior(c, c.posterior, k - start)
+        w, new = new, w
+    if not c.has_before:
+        return
+    beta = retreat(c, w, start, c.t0)
+    z = 0.0
+    for q in range(c.padded):
+        z += c.before[q] * beta[q]
+    if counting:
+        scale_to(c.padded, c.before, 1.0 / z if z > 0.0 else 0.0, c.share)
+        count(c, c.share, start, c.t0, _xi_step(c, 0))
+    if c.beta_out != NULL:
+        _collect(c, beta, c.beta_out)
+        normalise(c.beta_out, c.N)
+
+
+cdef inline double *_xi_step(const Chain *c, Py_ssize_t k) noexcept nogil:
+    return c.xi_steps + k * c.total if c.xi_steps != NULL else NULL
+
+
+cdef void normalise(double *x, Py_ssize_t n) noexcept nogil:
+    """To sum 1, unless all are 0."""
+    cdef double total = 0.0
+    cdef Py_ssize_t j
+    for j in range(n):
+        total += x[j]
+    for j in range(n):
+        x[j] = x[j] / total if total > 0.0 else 0.0
