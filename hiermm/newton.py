@@ -9,7 +9,7 @@ transition matrix, a state of an emission). What makes a point safe:
 - The system is scaled to a unit diagonal, so that units of the inputs and rare destinations do not matter, and damped
   by `DAMPING` relative to it (Levenberg and Marquardt): collinear or constant inputs leave it solvable. Damping
   shortens steps and does not move the optimum, where the gradient is zero.
-- No logit moves by more than `LONGEST_STEP` at inputs of root-mean-square size: e^12 in odds a step.
+- No logit moves by more than `LONGEST_STEP`, in root mean square over the data: a factor of e^12 in odds a step.
 - Groups without counts keep their parameters.
 """
 
@@ -51,20 +51,31 @@ def damped_solve(hessian, gradient, diagonal=None):
     return np.where(np.isfinite(x).all(axis=(-2, -1), keepdims=True), x, 0.0)
 
 
-def shorten(step, scales, axis):
-    """Scale steps down so that no logit moves by more than LONGEST_STEP.
+def shorten(step, moments, axis):
+    """Scale steps down so that no logit moves by more than LONGEST_STEP, in root mean square over the data.
 
     Parameters
     ----------
     step : ndarray (..., P+1)
-        Changes of the intercept and the slopes.
-    scales : ndarray (P+1,)
-        1 and the root-mean-square size of each input.
+        Changes of the intercept and the slopes of one logit.
+    moments : ndarray (P+1, P+1)
+        Sum over steps of the products of the features [1, inputs], see `feature_moments`.
     axis : int, tuple of int or None
         Axes of `step[..., 0]` that are shortened by a common factor (None: all).
     """
-    longest = (np.abs(step) @ scales).max(axis=axis, keepdims=True, initial=LONGEST_STEP)
+    square = np.einsum("...a,ab,...b->...", step, moments / max(moments[0, 0], 1.0), step)
+    longest = np.sqrt(np.maximum(square, 0.0)).max(axis=axis, keepdims=True, initial=LONGEST_STEP)
     return step * (LONGEST_STEP / longest)[..., None]
+
+
+def feature_moments(inputs):
+    """Return the sum over steps of f f^T (P+1, P+1) for the features f = [1, inputs]; it adds over blocks."""
+    P = inputs.shape[1]
+    moments = np.empty((P + 1, P + 1))
+    moments[0, 0] = len(inputs)
+    moments[0, 1:] = moments[1:, 0] = np.ones(len(inputs)) @ inputs
+    moments[1:, 1:] = inputs.T @ inputs
+    return moments
 
 
 def centred(values, free):
@@ -87,7 +98,7 @@ def softmax_point(coef, intercept, free, stats, alpha):
         Destinations that take part; parameters of the others are returned as they are.
     stats : dict
         `gradient` (G, M, P+1) and `hessian` (G, M*(P+1), M*(P+1)) of the log-likelihood, the latter negated, features
-        in the order [1, inputs]; `weight` (G,) total counts; `squares` (P+1,) sums of the squared features.
+        in the order [1, inputs]; `weight` (G,) total counts; `moments` (P+1, P+1) of the features.
     alpha : float
         L2 penalty on the slopes, over all destinations alike; intercepts carry none.
 
@@ -103,7 +114,7 @@ def softmax_point(coef, intercept, free, stats, alpha):
         groups = np.flatnonzero(n_free == m)
         destinations = _reference_last(free[groups], stats["hessian"][groups], int(m))
         step = _differences_step(gradient, stats["hessian"], groups, destinations, alpha)
-        step = shorten(step, _scales(stats["squares"]), axis=1)
+        step = shorten(step, stats["moments"], axis=1)
         theta[groups[:, None], destinations] += step
     untouched = n_free < 2
     theta[untouched, :, 0], theta[untouched, :, 1:] = intercept[untouched], coef[untouched]
@@ -114,12 +125,6 @@ def _slopes_only(theta):
     slopes = theta.copy()
     slopes[..., 0] = 0.0
     return slopes
-
-
-def _scales(squares):
-    """1 and the root-mean-square size of each input; inputs that are always zero count as 1."""
-    scales = np.sqrt(squares / squares[0])
-    return np.where(scales > 0, scales, 1.0)
 
 
 def _reference_last(free, hessian, m):
@@ -195,7 +200,7 @@ def shared_softmax_point(slopes, intercept, free, stats, alpha):
     step[:, others[:-1], 1:] = moved.reshape(-1, n_features - 1)
     for g, own, solved in eliminated:
         step[g, own[:-1], 0] = (solved[:, :1] - solved[:, 1:] @ moved)[:, 0]
-    step = shorten(step, _scales(stats["squares"]), axis=None)
+    step = shorten(step, stats["moments"], axis=None)
     slopes = centred((slopes + step[0, :, 1:])[None], active[None])[0]
     moved_intercept = centred(intercept + step[..., 0], free)
     kept = np.isin(np.arange(G), used, invert=True)[:, None]

@@ -342,7 +342,7 @@ class SoftmaxRows:
         dict
             `value` () the data's part of the objective, `gradient` (R*K, K, P+1) and `hessian` (R*K, K*(P+1), K*(P+1))
             of it (the latter negated, features in the order [1, inputs]), `weight` (R*K,) the counts of the free
-            transitions, `squares` (P+1,) sums over steps of the squared features.
+            transitions, `moments` (P+1, P+1) sums over steps of the features' products.
         """
         groups, K, n_features = self.n_parents * self.n_states, self.n_states, self.n_inputs + 1
         counts = self._per_step(xi)
@@ -355,7 +355,7 @@ class SoftmaxRows:
             "gradient": gradient,
             "hessian": hessian,
             "weight": self._weight(counts),
-            "squares": np.concatenate([[float(len(inputs))], np.einsum("np,np->p", inputs, inputs)]),
+            "moments": newton.feature_moments(inputs),
         }
 
     def _weight(self, counts):

@@ -112,3 +112,42 @@ def random_chain(rng, N, T, steps=1, concentration=1.0, spread=2.0):
     initial = rng.dirichlet(np.full(N, concentration))
     A = rng.dirichlet(np.full(N, concentration), size=(steps, N))
     return initial, A, spread * rng.standard_normal((T, N))
+
+
+def softmax_rows(coef, intercept, inputs, w=None, stay=None):
+    """Probabilities (n, G, M) of softmax groups; with `stay` (G,) that destination has probability `w`."""
+    n, (G, M) = len(inputs), np.shape(intercept)
+    out = np.empty((n, G, M))
+    for k in range(n):
+        for g in range(G):
+            free = [j for j in range(M) if stay is None or j != stay[g]]
+            z = np.array([intercept[g][j] + np.dot(coef[g][j], inputs[k]) for j in free])
+            p = np.exp(z - z.max())
+            p = p / p.sum()
+            out[k, g, free] = p if stay is None else (1 - w) * p
+            if stay is not None:
+                out[k, g, stay[g]] = w
+    return out
+
+
+def softmax_objective(coef, intercept, inputs, counts, w=None, stay=None):
+    """Sum of counts * log p over the free destinations, with 0 log 0 = 0."""
+    log_p = log(softmax_rows(coef, intercept, inputs, w, stay))
+    total = 0.0
+    for k, g, j in np.argwhere(counts > 0):
+        if stay is None or j != stay[g]:
+            total += counts[k, g, j] * log_p[k, g, j]
+    return total
+
+
+def central_differences(function, x, step):
+    """Derivatives of a function of a vector (any shape of result) along each coordinate, stacked first."""
+    rows = []
+    for i in range(x.size):
+        move = np.zeros(x.size)
+        move[i] = step
+        # Richardson: the errors of two central differences cancel to fourth order
+        near = (function(x + move) - function(x - move)) / (2 * step)
+        far = (function(x + 2 * move) - function(x - 2 * move)) / (4 * step)
+        rows.append((4 * near - far) / 3)
+    return np.array(rows)

@@ -6,13 +6,17 @@ from hiermm.emissions.base import DeadStateWarning, Emission
 from hiermm.emissions.discrete import Categorical, Poisson
 from hiermm.emissions.gaussian import Gaussian
 from hiermm.emissions.linear import LinearGaussian
+from hiermm.emissions.poisson_regression import PoissonRegression
 from hiermm.emissions.product import Product
+from hiermm.emissions.regression import Logistic
 
 NAMES = {
     "gaussian": Gaussian,
     "categorical": Categorical,
     "poisson": Poisson,
     "linear_gaussian": LinearGaussian,
+    "logistic": Logistic,
+    "poisson_regression": PoissonRegression,
 }
 
 __all__ = [
@@ -21,7 +25,9 @@ __all__ = [
     "Emission",
     "Gaussian",
     "LinearGaussian",
+    "Logistic",
     "Poisson",
+    "PoissonRegression",
     "Product",
     "make",
 ]
