@@ -23,7 +23,10 @@ w_s, n_s  self-transition and time scale of level s: w_s = 1 - 1/n_s
 ========  ============================================================
 """
 
+from hiermm import emissions
+from hiermm.markov import HMM, IOHMM
+from hiermm.multiscale import MultiscaleHMM, MultiscaleIOHMM
 from hiermm.operators import Operators
 
 __version__ = "0.1.0"
-__all__ = ["Operators", "__version__"]
+__all__ = ["HMM", "IOHMM", "MultiscaleHMM", "MultiscaleIOHMM", "Operators", "__version__", "emissions"]

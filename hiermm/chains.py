@@ -31,10 +31,10 @@ def parent_sizes(sizes, coupling):
 
 
 def self_transitions(sizes, timescales, clock):
-    """Return w_s = 1 - 1/n_s for each level of a sticky chain with n_s > 1, None for the others."""
+    """Return w_s = 1 - 1/n_s for each level of a sticky chain with n_s > 1 and K_s > 1, None for the others."""
     if timescales is None or clock == "periodic":
         return [None] * len(sizes)
-    return [None if scale == 1 else 1 - 1 / scale for scale in timescales]
+    return [None if scale == 1 or size == 1 else 1 - 1 / scale for size, scale in zip(sizes, timescales)]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Chain:
         return {"sizes": sizes, "parent": PARENT[self.coupling], "periods": periods, "emit": self.emit}
 
     def compile(self, inputs):
-        """Return the `Transitions` along `inputs` (n, P): cost O(1) for tables, O(n * sum_s R_s K_s^2 P) for softmax."""
+        """Return the `Transitions` along `inputs` (n, P), at O(1) for tables, O(n sum_s R_s K_s^2 P) for softmax."""
         if self.driven:
             rows, index = np.empty((len(inputs), self.bounds[-1])), None
             for s, level in enumerate(self.rows):

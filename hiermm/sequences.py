@@ -1,6 +1,5 @@
 """The one door for data: every accepted form of X, y and lengths becomes a `Sequences`, or an error."""
 
-import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +20,14 @@ class Sequences:
         Outputs (or observations); NaN means "not observed".
     offsets : ndarray of shape (n_sequences + 1,), int64
         Sequence i holds the rows `offsets[i]:offsets[i + 1]`.
+    form : {"array", "list", "stack"}
+        How X came: one array, a list of arrays, or a 3-D array. Results are handed back in the same form.
     """
 
     inputs: np.ndarray
     outputs: np.ndarray | None
     offsets: np.ndarray
+    form: str = "array"
 
     def __len__(self):
         return len(self.offsets) - 1
@@ -51,18 +53,22 @@ class Sequences:
         sequence = int(np.searchsorted(self.offsets, row, side="right")) - 1
         return sequence, int(row - self.offsets[sequence])
 
-    def split(self, array):
-        """Cut a packed array into a list with one part a sequence."""
-        return np.split(array, self.offsets[1:-1])
+    def restore(self, packed):
+        """Return a packed result (n_steps, ...) in the form in which X came."""
+        if self.form == "array":
+            return packed
+        parts = np.split(packed, self.offsets[1:-1])
+        return np.stack(parts) if self.form == "stack" else parts
 
     def select(self, indices):
         """Return new Sequences with the sequences `indices`, in that order (a copy)."""
         rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices])
         offsets = np.concatenate([[0], np.cumsum(self.lengths[indices])])
-        return Sequences(self.inputs[rows], None if self.outputs is None else self.outputs[rows], offsets)
+        outputs = None if self.outputs is None else self.outputs[rows]
+        return Sequences(self.inputs[rows], outputs, offsets, self.form)
 
 
-def observations(X, lengths=None):
+def observations(X, lengths=None, encode=None):
     """Sequences of an HMM: X holds the observations and nothing is known from outside.
 
     Parameters
@@ -71,6 +77,8 @@ def observations(X, lengths=None):
         NaN means "not observed".
     lengths : array-like of int, optional
         Lengths of the sequences that one array X holds; they sum to T.
+    encode : callable, optional
+        Turns packed labels (n_steps, 1) into float codes with NaN where they are missing; X may then be text.
 
     Returns
     -------
@@ -81,8 +89,10 @@ def observations(X, lengths=None):
     ValueError
         For an empty sequence, lengths that do not sum to T, or an infinite value, naming sequence and step.
     """
-    packed, offsets = _pack(X, lengths, missing=True)
-    return Sequences(np.empty((len(packed), 0)), packed, offsets)
+    packed, offsets, form = _pack(X, lengths, missing=True, labels=encode is not None)
+    if encode is not None:
+        packed = encode(packed)
+    return Sequences(np.empty((len(packed), 0)), packed, offsets, form)
 
 
 def inputs_outputs(X, y=None, lengths=None, encode=None):
@@ -110,14 +120,13 @@ def inputs_outputs(X, y=None, lengths=None, encode=None):
         For an empty sequence, lengths that do not sum to T, a value that is infinite, a missing input, or X and y of
         unequal length, naming sequence and step.
     """
-    packed, offsets = _pack(X, lengths, missing=False)
+    packed, offsets, form = _pack(X, lengths, missing=False)
     if y is None:
-        return Sequences(packed, None, offsets)
-    several = isinstance(X, (list, tuple)) or np.ndim(X) == 3
-    outputs = pack_outputs(y, offsets, several)
+        return Sequences(packed, None, offsets, form)
+    outputs = pack_outputs(y, offsets, form != "array")
     outputs = _numbers(outputs, "y") if encode is None else encode(outputs)
     _refuse(outputs, offsets, np.isinf, "y is infinite")
-    return Sequences(packed, outputs, offsets)
+    return Sequences(packed, outputs, offsets, form)
 
 
 def pack_outputs(y, offsets, several):
@@ -128,7 +137,7 @@ def pack_outputs(y, offsets, several):
         if len(array) != offsets[-1]:
             raise ValueError(f"X has {offsets[-1]} steps but y has {len(array)}: X and y must have the same length.")
         return array
-    if isinstance(y, np.ndarray) and y.ndim == 0 or not hasattr(y, "__len__") or len(y) != len(lengths):
+    if (isinstance(y, np.ndarray) and y.ndim == 0) or not hasattr(y, "__len__") or len(y) != len(lengths):
         size = len(y) if hasattr(y, "__len__") and np.ndim(y) else "no length"
         raise ValueError(f"X holds {len(lengths)} sequences, y {size}: they must agree.")
     parts = [np.asarray(part, dtype=_dtype(part)) for part in y]
@@ -170,37 +179,57 @@ def _numbers(array, name):
         raise ValueError(f"{name} must hold numbers for this model: {error}") from None
 
 
-def _pack(X, lengths, missing):
-    """Return (packed (n, P), offsets) of X in any accepted form, values checked."""
-    several = isinstance(X, (list, tuple)) and len(X) > 0 and np.ndim(X[0]) >= 2
-    if not several and not isinstance(X, (list, tuple)) and np.ndim(X) == 3:
-        several = True
-    options = {"dtype": np.float64, "order": "C", "ensure_all_finite": False, "input_name": "X"}
-    if several:
+def _pack(X, lengths, missing, labels=False):
+    """Return (packed (n, P), offsets, form) of X in any accepted form, values checked."""
+    options = {
+        "dtype": None if labels else np.float64,
+        "order": "C",
+        "ensure_all_finite": False,
+        "ensure_min_features": int(missing),
+        "input_name": "X",
+    }
+    form = _form(X)
+    if form == "array":
+        packed = check_array(X, **options)
+        offsets = _offsets(lengths, len(packed))
+    else:
         if lengths is not None:
             raise ValueError("lengths= goes with one array X; a list or a 3-D X already says where sequences end.")
-        if len(X) == 0:
-            raise ValueError("X holds no sequence.")
-        parts = []
-        for i, part in enumerate(X):
-            if np.ndim(part) != 2:
-                raise ValueError(f"sequence {i} of X must have two dimensions (steps, features), got {np.ndim(part)}.")
-            if np.shape(part)[0] == 0:
-                raise ValueError(f"sequence {i} of X is empty.")
-            parts.append(check_array(part, ensure_min_features=0, **options))
-            if parts[i].shape[1] != parts[0].shape[1]:
-                raise ValueError(
-                    f"sequence {i} of X has {parts[i].shape[1]} features but sequence 0 has {parts[0].shape[1]}."
-                )
+        parts = [_part(part, i, options) for i, part in enumerate(X)]
+        odd = [i for i, part in enumerate(parts) if part.shape[1] != parts[0].shape[1]]
+        if odd:
+            raise ValueError(
+                f"sequence {odd[0]} of X has {parts[odd[0]].shape[1]} features but sequence 0 has {parts[0].shape[1]}."
+            )
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         packed = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    else:
-        packed = check_array(X, ensure_min_features=missing, **options)
-        offsets = _offsets(lengths, len(packed))
-    _refuse(packed, offsets, np.isinf, "X contains infinity: an infinite value")
+    if not labels:
+        _refuse(packed, offsets, np.isinf, "X contains infinity: an infinite value")
     if not missing:
         _refuse(packed, offsets, np.isnan, "X contains NaN: a missing input")
-    return packed, offsets
+    return packed, offsets, form
+
+
+def _form(X):
+    """Say how X holds its sequences: "array" (or a list of rows), "list" of 2-D arrays, or a 3-D "stack"."""
+    if isinstance(X, (list, tuple)):
+        if len(X) == 0:
+            raise ValueError("X holds no sequence: 0 sample(s), a minimum of 1 is required.")
+        return "list" if any(np.ndim(part) >= 2 for part in X) else "array"
+    if getattr(X, "ndim", 2) == 3:
+        if len(X) == 0:
+            raise ValueError("X holds no sequence: 0 sample(s), a minimum of 1 is required.")
+        return "stack"
+    return "array"
+
+
+def _part(part, i, options):
+    """Check one sequence of a list."""
+    if np.ndim(part) != 2:
+        raise ValueError(f"sequence {i} of X must have two dimensions (steps, features), got {np.ndim(part)}.")
+    if np.shape(part)[0] == 0:
+        raise ValueError(f"sequence {i} of X is empty.")
+    return check_array(part, **options)
 
 
 def _offsets(lengths, n_steps):
@@ -225,8 +254,3 @@ def _refuse(array, offsets, test, what):
             row, column = np.argwhere(bad)[0]
             i = int(np.searchsorted(offsets, lo + row, side="right")) - 1
             raise ValueError(f"{what} at sequence {i}, step {lo + row - offsets[i]}, column {column}.")
-
-
-def is_count(value):
-    """Whether `value` is an integer (numpy's too) and not a bool."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -1,0 +1,300 @@
+"""The E-step: posteriors of all the data under given parameters, in bounded memory and any number of threads.
+
+The E-step of a piece of data is a pure function (parameters, piece) -> statistics that add. Pieces are fixed by the
+data alone, and their statistics are summed in a fixed order, so the result does not depend on the number of threads.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from joblib import effective_n_jobs
+
+from hiermm.inference import filter, smooth
+
+SCRATCH_BYTES = 32 << 20  # working memory of one thread in the E-step
+PIECE_STEPS = 1 << 15  # steps in one piece, when memory allows more: small enough for caches and threads
+TINY = 1e-290
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A chain and an emission: all that inference needs."""
+
+    chain: object
+    emission: object
+
+    @property
+    def n_parameters(self):
+        """Free parameters."""
+        return self.chain.n_parameters + self.emission.n_parameters
+
+    def log_prior(self):
+        """Return the log prior density that EM adds to the log-likelihood (0 without priors)."""
+        return float(self.chain.penalty().sum() + self.emission.log_prior())
+
+    @property
+    def iterative(self):
+        """Whether some part of the M-step is a Newton step with line search."""
+        return self.chain.iterative or self.emission.iterative
+
+    def between(self, goal, fractions):
+        """Return the parameters that lie fractions (S + 1,) of the way to `goal`, by level and emission.
+
+        Parts in closed form are at the goal.
+        """
+        chain, emission = goal.chain, goal.emission
+        if chain.iterative:
+            chain = self.chain.between(chain, fractions[:-1])
+        if emission.iterative:
+            emission = self.emission.between(emission, fractions[-1])
+        return Parameters(chain, emission)
+
+    def bytes_kept(self):
+        """Return the memory that the posteriors of one step take."""
+        return 8 * (self.emission.n_states + (int(self.chain.bounds[-1]) if self.chain.driven else 0))
+
+    def bytes_per_step(self):
+        """Return the working memory that the E-step takes for each step of data."""
+        joint, emit = self.chain.n_states, self.emission.n_states
+        rows = 3 * int(self.chain.bounds[-1]) if self.chain.driven else 0
+        return 8 * (4 * joint + 2 * emit + rows + 8)
+
+
+class Piece(NamedTuple):
+    """Rows [lo, hi) of the data: whole sequences, or one sequence too long for the scratch (`blocks` cuts it)."""
+
+    lo: int
+    hi: int
+    offsets: np.ndarray
+    blocks: list
+
+
+class Block(NamedTuple):
+    """Posteriors of some rows, all that statistics are made of.
+
+    inputs (n, P), outputs (n, D), gamma (n, M) posteriors of the emission's states, xi expected transition counts
+    (summed (L, total), or one a step (n, total)), first (m, N) posteriors of the sequences' first steps that lie here,
+    log_likelihood of the rows given those before them.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    gamma: np.ndarray
+    xi: np.ndarray
+    first: np.ndarray
+    log_likelihood: float
+
+
+def plan(offsets, bytes_per_step, steps=PIECE_STEPS):
+    """Cut packed sequences into pieces that fit the scratch budget; depends on the data's shape alone."""
+    limit = max(SCRATCH_BYTES // bytes_per_step, 2)
+    steps = min(steps, limit)
+    pieces, i = [], 0
+    while i < len(offsets) - 1:
+        lo = offsets[i]
+        if offsets[i + 1] - lo > limit:
+            j = i + 1
+            count = int(-(-(offsets[j] - lo) // limit))
+            cuts = np.linspace(lo, offsets[j], count + 1).astype(np.int64)
+            blocks = list(zip(cuts[:-1].tolist(), cuts[1:].tolist()))
+        else:
+            j = max(int(np.searchsorted(offsets, lo + steps, side="right")) - 1, i + 1)
+            blocks = [(int(lo), int(offsets[j]))]
+        pieces.append(Piece(int(lo), int(offsets[j]), offsets[i : j + 1] - lo, blocks))
+        i = j
+    return pieces
+
+
+class ImpossibleObservation(ValueError):
+    """No state can have produced an observation (every state gives it probability zero)."""
+
+
+def refuse_impossible(status, offsets, sequences):
+    """Raise ImpossibleObservation naming sequence and step if a kernel found one; offsets are packed rows."""
+    bad = np.flatnonzero(status < 0)
+    if len(bad):
+        sequence, step = sequences.locate(int(offsets[bad[0]] - 1 - status[bad[0]]))
+        raise ImpossibleObservation(
+            f"sequence {sequence}, step {step}: this observation has probability zero in every state that the chain "
+            "can be in."
+        )
+
+
+def emitted(parameters, sequences, lo, hi):
+    """Return (inputs, outputs, transitions, log-likelihoods) of the rows [lo, hi)."""
+    inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
+    return inputs, outputs, parameters.chain.compile(inputs), parameters.emission.log_likelihood(outputs, inputs)
+
+
+def posteriors(parameters, sequences, piece, counts):
+    """Yield the `Block` of a piece, or those of a long sequence from its last to its first.
+
+    A long sequence takes two sweeps: the forward one leaves checkpoints, the backward one computes alpha again from
+    them, so memory is that of one block.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    sequences : Sequences
+    piece : Piece
+    counts : {"sum", "steps"}
+        What `Block.xi` holds.
+    """
+    ends = _checkpoints(parameters, sequences, piece)
+    if ends is None:
+        piece, ends = piece._replace(blocks=[(piece.lo, piece.hi)]), [None]
+    beta = None
+    for (lo, hi), alpha_in in zip(reversed(piece.blocks), reversed(ends)):
+        inputs, outputs, transitions, ll = emitted(parameters, sequences, lo, hi)
+        offsets = piece.offsets if len(ends) == 1 else np.array([0, hi - lo])
+        start = lo - piece.lo
+        r = smooth(transitions, ll, offsets, start=start, alpha_in=alpha_in, beta_in=beta, counts=counts, merge=True)
+        refuse_impossible(r.status, lo + offsets[:-1], sequences)
+        beta = r.before
+        first = r.first if alpha_in is None else r.first[:0]
+        yield Block(inputs, outputs, r.gamma, r.xi, first, r.log_likelihood.sum())
+
+
+def _sweep(parameters, sequences, piece):
+    """Yield (last filtered distribution, log-likelihood, status) of the blocks of a long sequence.
+
+    Status is 1 where a block was redone in log space or has lost a reachable state: it cannot hand its state on.
+    """
+    alpha_in = None
+    for lo, hi in piece.blocks:
+        _, _, transitions, ll = emitted(parameters, sequences, lo, hi)
+        start = lo - piece.lo
+        alpha, loglik, status = filter(transitions, ll, np.array([0, hi - lo]), start=start, alpha_in=alpha_in)
+        if status[0] == 0 and _loses_state(transitions, ll, alpha, hi - piece.lo):
+            status[0] = 1
+        alpha_in = alpha[-1].copy()
+        yield alpha_in, loglik[0], status
+
+
+def _checkpoints(parameters, sequences, piece):
+    """Return the filtered distribution before each block (None for the first), or None where blocks cannot be used.
+
+    A block that loses a reachable state to underflow cannot hand it on; such a sequence is smoothed in one go.
+    """
+    ends = [None]
+    for (lo, _), (alpha, _, status) in zip(piece.blocks[:-1], _sweep(parameters, sequences, piece)):
+        refuse_impossible(status, np.array([lo]), sequences)
+        if status[0] == 1:
+            return None
+        ends.append(alpha)
+    return ends
+
+
+def _loses_state(transitions, ll, alpha, stop):
+    """Whether the last filtered distribution has lost to underflow a state that the chain could be in."""
+    if (alpha[-1] > TINY).all():
+        return False
+    predicted, *_ = filter(
+        transitions.last(), np.zeros_like(ll[-1:]), np.array([0, 1]), start=stop - 1, alpha_in=alpha[-2]
+    )
+    possible = (predicted[0] > 0) & (ll[-1, transitions.columns] > -np.inf)
+    return bool((possible & (alpha[-1] <= TINY)).any())
+
+
+class Expectation:
+    """The E-step over all the data, in threads; use it as a context manager.
+
+    Parameters
+    ----------
+    sequences : Sequences
+    n_jobs : int or None
+        Threads, as in joblib; None is 1.
+    """
+
+    def __init__(self, sequences, n_jobs=None):
+        self.sequences = sequences
+        self.n_observed = max(sequences.n_observed(), 1)
+        workers = effective_n_jobs(n_jobs)
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._kept = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _map(self, function, parameters):
+        pieces = plan(self.sequences.offsets, parameters.bytes_per_step())
+        if self._pool is not None and len(pieces) > 1:
+            return list(self._pool.map(function, pieces))
+        return [function(piece) for piece in pieces]
+
+    def statistics(self, parameters):
+        """Return (log-likelihood, statistics of the chain, statistics of the emission) of all sequences."""
+        chain, emission = parameters.chain, parameters.emission
+        counts = "steps" if chain.driven else "sum"
+        self._kept = {}
+        keep = parameters.iterative and self.sequences.n_steps * parameters.bytes_kept() <= SCRATCH_BYTES
+
+        def visit(piece):
+            loglik, moves, outputs = 0.0, {}, {}
+            for block in posteriors(parameters, self.sequences, piece, counts):
+                loglik += block.log_likelihood
+                _add(moves, chain.statistics(block.inputs, block.first, block.xi))
+                _add(outputs, emission.statistics(block.outputs, block.inputs, block.gamma))
+                if keep:
+                    self._kept.setdefault(piece.lo, []).append(block)
+            return loglik, moves, outputs
+
+        loglik, moves, outputs = 0.0, {}, {}
+        for part in self._map(visit, parameters):
+            loglik += part[0]
+            _add(moves, part[1])
+            _add(outputs, part[2])
+        return float(loglik), moves, outputs
+
+    def objective(self, parameters, candidate):
+        """Return the expected complete log-likelihood of `candidate` under the posteriors of `parameters`.
+
+        One value a level and one for the emission, shape (S + 1,), log priors included; 0 for parts in closed form.
+        `parameters` are those of the last call of `statistics`, whose posteriors are used again if they were small
+        enough to keep, and computed again if not.
+        """
+        chain, emission = candidate.chain, candidate.emission
+        counts = "steps" if chain.driven else "sum"
+
+        def visit(piece):
+            value = np.zeros(len(chain.rows) + 1)
+            for block in self._kept.get(piece.lo) or posteriors(parameters, self.sequences, piece, counts):
+                if chain.iterative:
+                    value[:-1] += chain.objective(block.inputs, block.xi)
+                if emission.iterative:
+                    value[-1] += emission.objective(block.outputs, block.inputs, block.gamma)
+            return value
+
+        return sum(self._map(visit, parameters)) + penalties(candidate)
+
+
+def penalties(parameters):
+    """Return the log priors of the iterative parts, shape (S + 1,); 0 for the others."""
+    chain, emission = parameters.chain, parameters.emission
+    moves = chain.penalty() if chain.iterative else np.zeros(len(chain.rows))
+    return np.append(moves, emission.log_prior() if emission.iterative else 0.0)
+
+
+def _add(total, part):
+    for name, value in part.items():
+        total[name] = total[name] + value if name in total else value
+
+
+def log_likelihoods(parameters, sequences):
+    """Return the log-likelihood of each sequence, shape (m,); -inf where an observation is impossible."""
+    values = []
+    for piece in plan(sequences.offsets, parameters.bytes_per_step()):
+        if len(piece.blocks) > 1:
+            _, parts, statuses = zip(*_sweep(parameters, sequences, piece))
+            if not any(status[0] == 1 for status in statuses):
+                values.append(np.array([sum(parts)]))
+                continue
+        _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)
+        values.append(filter(transitions, ll, piece.offsets, keep=False)[1])
+    return np.concatenate(values)

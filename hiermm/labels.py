@@ -1,0 +1,76 @@
+"""Labels of any hashable kind to symbol codes 0..M-1 and back."""
+
+import numpy as np
+
+
+def is_missing(label):
+    """Whether a label means "not observed": None or NaN."""
+    return label is None or (isinstance(label, float) and np.isnan(label))
+
+
+def learn_classes(labels, n_symbols=None):
+    """Return the sorted distinct labels of an array (n, 1), missing ones left out.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n, 1)
+    n_symbols : int, optional
+        Size of the alphabet; whole numbers below it are then classes 0..n_symbols - 1, seen or not.
+
+    Raises
+    ------
+    ValueError
+        If there is not exactly one column, or there are more labels than symbols.
+    """
+    if labels.shape[1] != 1:
+        raise ValueError(f"class labels take one column, y has {labels.shape[1]}.")
+    if labels.dtype.kind == "O":
+        found = {label for label in labels[:, 0].tolist() if not is_missing(label)}
+        try:
+            ordered = sorted(found)
+        except TypeError:
+            ordered = sorted(found, key=lambda label: (type(label).__name__, str(label)))
+        classes = np.empty(len(ordered), dtype=object)
+        classes[:] = ordered
+        if all(isinstance(label, str) for label in ordered):
+            classes = classes.astype(str)
+    else:
+        classes = np.unique(labels[~np.isnan(labels)] if labels.dtype.kind == "f" else labels)
+        if classes.dtype.kind == "f" and (classes == np.floor(classes)).all():
+            classes = classes.astype(np.int64)
+    if n_symbols is not None:
+        if classes.dtype.kind in "iu" and len(classes) and classes[0] >= 0 and classes[-1] < n_symbols:
+            return np.arange(n_symbols)
+        if len(classes) > n_symbols:
+            raise ValueError(f"y has {len(classes)} distinct labels but n_symbols is {n_symbols}.")
+    return classes
+
+
+def encode(labels, classes, offsets):
+    """Return the codes of labels (n, 1) as floats, NaN where missing.
+
+    Raises
+    ------
+    ValueError
+        For a label that is not among the classes, naming sequence and step.
+    """
+    if labels.shape[1] != 1:
+        raise ValueError(f"class labels take one column, y has {labels.shape[1]}.")
+    column = labels[:, 0]
+    if column.dtype.kind == "O" or classes.dtype.kind not in "iufb":
+        codes = {label: float(code) for code, label in enumerate(classes.tolist())}
+        found = np.array([np.nan if is_missing(x) else codes.get(x, -1.0) for x in column.tolist()], dtype=float)
+    else:
+        missing = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), dtype=bool)
+        place = np.searchsorted(classes, np.where(missing, classes[0], column))
+        place = np.minimum(place, len(classes) - 1)
+        found = np.where(classes[place] == column, place, -1.0)
+        found[missing] = np.nan
+    if (found == -1.0).any():
+        row = int(np.argmax(found == -1.0))
+        i = int(np.searchsorted(offsets, row, side="right")) - 1
+        raise ValueError(
+            f"sequence {i}, step {row - offsets[i]}: label {column[row]!r} is not among the classes "
+            f"{classes.tolist()!r} seen in fit."
+        )
+    return found[:, None]
