@@ -130,7 +130,7 @@ class Chain:
             rows, index = self._tables, self.rows[0].index(inputs)
         return Transitions(self.joint_initial, rows, index, **self._structure)
 
-    def statistics(self, inputs, first, xi):
+    def statistics(self, inputs, first, xi, rows):
         """Return expected counts as a dict of arrays that add.
 
         Parameters
@@ -139,10 +139,14 @@ class Chain:
         first : ndarray of shape (m, N)
             Posteriors of the first steps of sequences.
         xi : ndarray of shape (L, total) for tables, (n, total) for softmax rows
+            Expected transitions.
+        rows : ndarray of shape (L or n, total)
+            The compiled rows.
         """
         stats = {"first": first.sum(axis=0)}
-        for s, rows in enumerate(self.rows):
-            for name, value in rows.statistics(inputs, self.level(xi, s)).items():
+        for s, level in enumerate(self.rows):
+            known = {"probs": self.level(rows, s)} if self.driven else {}
+            for name, value in level.statistics(inputs, self.level(xi, s), **known).items():
                 stats[f"{s}.{name}"] = value
         return stats
 

@@ -75,7 +75,7 @@ class Block(NamedTuple):
     """Posteriors of some rows, all that statistics are made of.
 
     inputs (n, P), outputs (n, D), gamma (n, M) posteriors of the emission's states, xi expected transition counts
-    (summed (L, total), or one a step (n, total)), first (m, N) posteriors of the sequences' first steps that lie here,
+    (summed (L, total), or one a step (n, total)), rows (L or n, total) the transition rows, first (m, N) posteriors of the sequences' first steps that lie here,
     log_likelihood of the rows given those before them.
     """
 
@@ -83,6 +83,7 @@ class Block(NamedTuple):
     outputs: np.ndarray
     gamma: np.ndarray
     xi: np.ndarray
+    rows: np.ndarray
     first: np.ndarray
     log_likelihood: float
 
@@ -154,7 +155,7 @@ def posteriors(parameters, sequences, piece, counts):
         refuse_impossible(r.status, lo + offsets[:-1], sequences)
         beta = r.before
         first = r.first if alpha_in is None else r.first[:0]
-        yield Block(inputs, outputs, r.gamma, r.xi, first, r.log_likelihood.sum())
+        yield Block(inputs, outputs, r.gamma, r.xi, transitions.rows, first, r.log_likelihood.sum())
 
 
 def _sweep(parameters, sequences, piece):
@@ -239,10 +240,10 @@ class Expectation:
             loglik, moves, outputs = 0.0, {}, {}
             for block in posteriors(parameters, self.sequences, piece, counts):
                 loglik += block.log_likelihood
-                _add(moves, chain.statistics(block.inputs, block.first, block.xi))
+                _add(moves, chain.statistics(block.inputs, block.first, block.xi, block.rows))
                 _add(outputs, emission.statistics(block.outputs, block.inputs, block.gamma))
                 if keep:
-                    self._kept.setdefault(piece.lo, []).append(block)
+                    self._kept.setdefault(piece.lo, []).append(block._replace(rows=None))
             return loglik, moves, outputs
 
         loglik, moves, outputs = 0.0, {}, {}
