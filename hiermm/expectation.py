@@ -75,8 +75,8 @@ class Block(NamedTuple):
     """Posteriors of some rows, all that statistics are made of.
 
     inputs (n, P), outputs (n, D), gamma (n, M) posteriors of the emission's states, xi expected transition counts
-    (summed (L, total), or one a step (n, total)), rows (L or n, total) the transition rows, first (m, N) posteriors of the sequences' first steps that lie here,
-    log_likelihood of the rows given those before them.
+    (summed (L, total), or one a step (n, total)), rows (L or n, total) the transition rows, first (m, N) posteriors
+    of the sequences' first steps that lie here, log_likelihood of the rows given those before them.
     """
 
     inputs: np.ndarray
