@@ -88,13 +88,19 @@ class MarkovModel(BaseEstimator):
 
     def _run(self, expectation, start, number):
         label = f"{type(self).__name__} {number + 1}/{self.n_init}"
-        with tqdm(total=self.max_iter, desc=label, disable=not self.verbose, unit="iteration") as bar:
+        with tqdm(total=self.max_iter + 1, desc=label, disable=not self.verbose, unit="E-step") as bar:
 
             def progress(score):
                 bar.set_postfix(score=f"{score:.6f}", refresh=False)
-                bar.update(bar.last_print_t is not None)
+                bar.update()
 
-            return em.run(expectation, start, max_iter=self.max_iter, tol=self.tol, progress=progress)
+            return em.run(
+                expectation,
+                start,
+                max_iter=self.max_iter,
+                tol=self.tol,
+                progress=progress if self.verbose else None,
+            )
 
     def _check_hyperparameters(self):
         sizes, timescales, clock, coupling, emission_levels = self._structure()
