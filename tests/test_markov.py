@@ -222,7 +222,7 @@ def test_threads_change_no_bit(driven, monkeypatch):
         one = quiet(clone(model).set_params(n_jobs=1), *data)
         two = quiet(clone(model).set_params(n_jobs=2), *data)
         assert one.history_ == two.history_
-        for a, b in zip(np.atleast_1d(one.coef_), np.atleast_1d(two.coef_)):
+        for a, b in zip(one.coef_, two.coef_):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(one.emission_.coef_, two.emission_.coef_)
 
