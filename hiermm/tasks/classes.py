@@ -1,11 +1,16 @@
 """Two classes, told apart by what happens early in a sequence (or all along it), asked for at its end."""
 
+import numbers
+
 import numpy as np
 from sklearn.utils import Bunch
 
-from hiermm.sequences import is_count
-
 PATTERN_STEPS = 3  # steps that carry the pattern of the two-sequence task
+
+
+def is_count(value):
+    """Whether `value` is an integer (numpy's too) and not a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def balanced_labels(n_sequences, rng):

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.utils import Bunch
 
-from hiermm.sequences import is_count
-from hiermm.tasks.classes import balanced_labels, check_counts
+from hiermm.tasks.classes import balanced_labels, check_counts, is_count
 
 MAX_LISTED = 20  # longest strings that may be listed in full: 2^21 of them
 
