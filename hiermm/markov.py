@@ -15,7 +15,7 @@ class _HMMFamily(MarkovModel):
 
     def _read(self, X, y, lengths, emission, reset=False):
         text = emission.discrete and np.asarray(X[0] if isinstance(X, (list, tuple)) else X).dtype.kind in "OUS"
-        sequences = observations(X, lengths, (lambda labels: labels) if text else None)
+        sequences = observations(X, lengths, labels=text)
         self._check_features(X, sequences.outputs.shape[1], reset)
         if not text:
             if reset:
@@ -98,7 +98,7 @@ class _IOHMMFamily(MarkovModel):
     def _read(self, X, y, lengths, emission, reset=False):
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        sequences = inputs_outputs(X, y, lengths, (lambda labels: labels) if emission.discrete else None)
+        sequences = inputs_outputs(X, y, lengths, labels=emission.discrete)
         self._check_features(X, sequences.inputs.shape[1], reset)
         self._check_symbols(sequences, reset)
         if not emission.discrete:

@@ -68,7 +68,7 @@ class Sequences:
         return Sequences(self.inputs[rows], outputs, offsets, self.form)
 
 
-def observations(X, lengths=None, encode=None):
+def observations(X, lengths=None, labels=False):
     """Sequences of an HMM: X holds the observations and nothing is known from outside.
 
     Parameters
@@ -77,8 +77,8 @@ def observations(X, lengths=None, encode=None):
         NaN means "not observed".
     lengths : array-like of int, optional
         Lengths of the sequences that one array X holds; they sum to T.
-    encode : callable, optional
-        Turns packed labels (n_steps, 1) into float codes with NaN where they are missing; X may then be text.
+    labels : bool
+        X holds labels, which are packed as they are.
 
     Returns
     -------
@@ -89,13 +89,11 @@ def observations(X, lengths=None, encode=None):
     ValueError
         For an empty sequence, lengths that do not sum to T, or an infinite value, naming sequence and step.
     """
-    packed, offsets, form = _pack(X, lengths, missing=True, labels=encode is not None)
-    if encode is not None:
-        packed = encode(packed)
+    packed, offsets, form = _pack(X, lengths, missing=True, labels=labels)
     return Sequences(np.empty((len(packed), 0)), packed, offsets, form)
 
 
-def inputs_outputs(X, y=None, lengths=None, encode=None):
+def inputs_outputs(X, y=None, lengths=None, labels=False):
     """Sequences of an input-output model: X holds the inputs u_t, y the outputs.
 
     Parameters
@@ -107,8 +105,8 @@ def inputs_outputs(X, y=None, lengths=None, encode=None):
         sequence belongs to its last step.
     lengths : array-like of int, optional
         Lengths of the sequences that one array X holds; they sum to T.
-    encode : callable, optional
-        Turns the packed labels (n_steps, D) into float codes with NaN where they are missing.
+    labels : bool
+        y holds labels, which are packed as they are (`hiermm.labels.encode` makes numbers of them).
 
     Returns
     -------
@@ -124,8 +122,9 @@ def inputs_outputs(X, y=None, lengths=None, encode=None):
     if y is None:
         return Sequences(packed, None, offsets, form)
     outputs = pack_outputs(y, offsets, form != "array")
-    outputs = _numbers(outputs, "y") if encode is None else encode(outputs)
-    _refuse(outputs, offsets, np.isinf, "y is infinite")
+    if not labels:
+        outputs = _numbers(outputs, "y")
+        _refuse(outputs, offsets, np.isinf, "y is infinite")
     return Sequences(packed, outputs, offsets, form)
 
 
