@@ -151,3 +151,40 @@ def central_differences(function, x, step):
         far = (function(x + 2 * move) - function(x - 2 * move)) / (4 * step)
         rows.append((4 * near - far) / 3)
     return np.array(rows)
+
+
+def log_normal(rest, covariance):
+    """Log density of a residual vector under Normal(0, covariance)."""
+    sign, log_det = np.linalg.slogdet(2 * np.pi * covariance)
+    assert sign > 0
+    return -0.5 * (log_det + rest @ np.linalg.solve(covariance, rest))
+
+
+def completed(rest, covariance):
+    """Conditional mean and covariance of a residual vector whose NaN entries were not observed."""
+    m = np.isnan(rest)
+    mean, spread = np.where(m, 0.0, rest), np.zeros_like(covariance)
+    if m.any():
+        gain = covariance[np.ix_(m, ~m)] @ np.linalg.inv(covariance[np.ix_(~m, ~m)])
+        mean[m] = gain @ rest[~m]
+        spread[np.ix_(m, m)] = covariance[np.ix_(m, m)] - gain @ covariance[np.ix_(~m, m)]
+    return mean, spread
+
+
+def normal_q(y, gamma, means, covariances, old_means, old_covariances, complete):
+    """Expected log-likelihood of normal emissions, step by step; means are (T, N, D), covariances (N, D, D).
+
+    complete: entries not observed count with their conditional moments under the old parameters (EM for a full
+    covariance); else they are left out of the density.
+    """
+    total = 0.0
+    for t, k in itertools.product(*map(range, gamma.shape)):
+        seen = ~np.isnan(y[t])
+        if complete and seen.any():
+            filled, spread = completed(y[t] - old_means[t, k], old_covariances[k])
+            rest = filled + old_means[t, k] - means[t, k]
+            fit = np.trace(np.linalg.solve(covariances[k], spread))
+            total += gamma[t, k] * (log_normal(rest, covariances[k]) - 0.5 * fit)
+        elif seen.any():
+            total += gamma[t, k] * log_normal((y[t] - means[t, k])[seen], covariances[k][np.ix_(seen, seen)])
+    return total

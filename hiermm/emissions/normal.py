@@ -267,4 +267,5 @@ def moment_variance(count, first, second, centre):
     variance = square - average**2
     size = (average + centre) ** 2
     flat = variance <= 1e-14 * square + 1e-26 * size
-    return np.where(flat, np.where(size > 0, size, 1.0), variance)
+    # A mean of zero comes out as the rounding error of the sums, not as 0.
+    return np.where(flat, np.where(size > 1e-26 * (square + centre**2), size, 1.0), variance)
