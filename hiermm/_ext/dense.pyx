@@ -14,21 +14,18 @@ sequence cut into blocks here would not equal the whole.
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 
-cdef extern from "dense_one.h" nogil:
+cdef extern from "dense_plan.h" nogil:
     ctypedef struct Chain:
         int64_t N
         int64_t NP
         int64_t L
         int constant
-        int positive
         const double *initial
         const double *A
         const int64_t *index
         double *rows
 
     ctypedef struct Run:
-        int64_t start
-        int64_t T
         const double *ll
         const double *alpha_in
         const double *beta_in
@@ -36,15 +33,11 @@ cdef extern from "dense_one.h" nogil:
         double *xi
         double *xi_steps
         double *beta_out
-        double loglik
 
-    enum: NO_MEMORY
-    double RANGE
     int chain_prepare(Chain *c)
-    int matrix_positive(const double *A, int64_t size)
-    int64_t one_scratch(const Chain *c, int64_t T)
-    int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch)
     double *simd_alloc(int64_t doubles)
+    int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
+                int64_t *status)
 
 cdef extern from "dense_viterbi.h" nogil:
     double one_viterbi(const Chain *c, int64_t start, int64_t T, const double *ll, int64_t *path, double *scratch)
@@ -91,56 +84,11 @@ cdef Chain chain(int64_t N, const double[::1] initial, const double[:, :, ::1] A
     return c
 
 
-cdef int all_positive(const Chain *c, const int64_t[::1] offsets) noexcept nogil:
-    """Can no matrix that is used let a state fall out of range? Rows that begin a sequence are not used."""
-    cdef int64_t s, size = c.N * c.N
-    if c.constant or c.index != NULL:
-        return matrix_positive(c.A, c.L * size)
-    for s in range(offsets.shape[0] - 1):
-        if not matrix_positive(c.A + (offsets[s] + 1) * size, (offsets[s + 1] - offsets[s] - 1) * size):
-            return 0
-    return 1
-
-
 cdef int64_t longest(const int64_t[::1] offsets) noexcept nogil:
     cdef int64_t s, T = 0
     for s in range(offsets.shape[0] - 1):
         T = max(T, offsets[s + 1] - offsets[s])
     return T
-
-
-cdef int run_all(Chain *c, Run *r, int smooth, const int64_t[::1] offsets, double[::1] loglik,
-                 int64_t[::1] status) noexcept nogil:
-    """Every sequence in turn; `r` points at the start of the packed arrays. Returns 0 without memory."""
-    cdef int64_t s, start, N = c.N
-    cdef Run one
-    cdef double *scratch = NULL
-    cdef int enough = chain_prepare(c)
-    if enough:
-        c.positive = all_positive(c, offsets)
-        if r.alpha_in != NULL and not c.constant:
-            c.positive = c.positive and matrix_positive(c.A, N * N)
-        scratch = simd_alloc(one_scratch(c, longest(offsets)))
-        enough = scratch != NULL
-    if enough:
-        for s in range(offsets.shape[0] - 1):
-            start = offsets[s]
-            one = r[0]
-            one.start = start
-            one.T = offsets[s + 1] - start
-            one.ll = r.ll + start * N
-            one.gamma = NULL if r.gamma == NULL else r.gamma + start * N
-            one.xi_steps = NULL if r.xi_steps == NULL else r.xi_steps + start * N * N
-            if one.xi_steps != NULL and r.alpha_in == NULL:
-                memset(one.xi_steps, 0, N * N * sizeof(double))
-            status[s] = one_run(c, &one, smooth, scratch)
-            loglik[s] = one.loglik
-            if status[s] == NO_MEMORY:
-                enough = 0
-                break
-    free(scratch)
-    free(c.rows)
-    return enough
 
 
 def forward(const double[:, ::1] ll,            # IN (n, N)
@@ -176,7 +124,7 @@ def forward(const double[:, ::1] ll,            # IN (n, N)
     if alpha is not None:
         r.gamma = &alpha[0, 0]
     with nogil:
-        enough = run_all(&c, &r, 0, offsets, loglik, status)
+        enough = run_all(&c, &r, 0, &offsets[0], m, &loglik[0], &status[0])
     if not enough:
         raise MemoryError("no memory for the scratch of the forward pass")
 
@@ -234,7 +182,7 @@ def smooth(const double[:, ::1] ll,             # IN (n, N)
     if beta_out is not None:
         r.beta_out = &beta_out[0]
     with nogil:
-        enough = run_all(&c, &r, 1, offsets, loglik, status)
+        enough = run_all(&c, &r, 1, &offsets[0], m, &loglik[0], &status[0])
     if not enough:
         raise MemoryError("no memory for the scratch of the smoother")
 

@@ -1,0 +1,171 @@
+/* Which sequences run side by side, which alone. */
+#ifndef HIERMM_DENSE_PLAN_H
+#define HIERMM_DENSE_PLAN_H
+
+#include "dense_lanes.h"
+#include "dense_one.h"
+
+/* A call: the packed arrays of all sequences, and where the results of each go. */
+typedef struct {
+    const Chain *c;
+    const Run *all; /* at the start of the packed arrays */
+    const int64_t *offsets;
+    int64_t m;
+    int smooth;
+    double *loglik;
+    int64_t *status;
+    double *scratch; /* of one_run, made when first needed */
+} Call;
+
+typedef struct {
+    int64_t T, s;
+} Entry;
+
+static int longer_first(const void *a, const void *b) {
+    const Entry *x = (const Entry *)a, *y = (const Entry *)b;
+    if (x->T != y->T) return x->T < y->T ? 1 : -1;
+    return x->s < y->s ? -1 : 1;
+}
+
+static int64_t call_longest(const Call *call) {
+    int64_t T = 0;
+    for (int64_t s = 0; s < call->m; s++) {
+        int64_t length = call->offsets[s + 1] - call->offsets[s];
+        T = length > T ? length : T;
+    }
+    return T;
+}
+
+/* Sequence s alone; returns 0 without memory. */
+static int run_alone(Call *call, int64_t s) {
+    const Chain *c = call->c;
+    int64_t N = c->N, start = call->offsets[s];
+    Run r = *call->all;
+    if (!call->scratch) call->scratch = simd_alloc(one_scratch(c, call_longest(call)));
+    if (!call->scratch) return 0;
+    r.start = start;
+    r.T = call->offsets[s + 1] - start;
+    r.ll += start * N;
+    if (r.gamma) r.gamma += start * N;
+    if (r.xi_steps) {
+        r.xi_steps += start * N * N;
+        if (!r.alpha_in) memset(r.xi_steps, 0, (size_t)(N * N) * sizeof(double));
+    }
+    call->status[s] = one_run(c, &r, call->smooth, call->scratch);
+    call->loglik[s] = r.loglik;
+    return call->status[s] != NO_MEMORY;
+}
+
+/* States that the zeros of `initial` and A keep out of reach at each step, whatever the data: rows of 0 and 1 until
+ * they repeat. Returns their number, 0 if all states are open from step 1 on or the rows never settle. */
+static int64_t apart_table(const Chain *c, double *apart, int64_t most) {
+    int64_t N = c->N;
+    for (int64_t j = 0; j < N; j++) apart[j] = !(c->initial[j] > 0);
+    for (int64_t t = 1; t < most; t++) {
+        double *row = apart + t * N, *before = row - N, closed = 0;
+        for (int64_t j = 0; j < N; j++) {
+            int open = 0;
+            for (int64_t i = 0; i < N; i++) open |= before[i] == 0 && c->A[i * N + j] > 0;
+            row[j] = !open;
+            closed += row[j];
+        }
+        if (!memcmp(row, before, (size_t)N * sizeof(double))) return closed ? t + 1 : 0;
+    }
+    return 0;
+}
+
+/* Lanes pay when enough of them are filled: early for small chains, where a sequence alone waits on latency. */
+static int worth_lanes(const Chain *c, const Entry *e, int64_t count, int NV) {
+    int64_t steps = 0;
+    for (int64_t k = 0; k < count; k++) steps += e[k].T;
+    return (double)steps >= (c->N < 24 ? 0.3 : 0.75) * (double)(VL * NV * e[0].T);
+}
+
+/* Sequences e[0 .. count) side by side; the doubtful ones again alone. Returns 0 without memory. */
+static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV, int keep) {
+    int64_t N = call->c->N, rows = keep ? (e[0].T + BLOCK - 1) / BLOCK * BLOCK : BLOCK;
+    g->lanes = (int)count;
+    for (int l = 0; l < MAX_LANES; l++) {
+        int64_t start = l < count ? call->offsets[e[l].s] * N : 0;
+        g->T[l] = l < count ? e[l].T : 0;
+        g->ll[l] = call->all->ll + start;
+        g->gamma[l] = call->all->gamma ? call->all->gamma + start : NULL;
+        g->doubtful[l] = l >= count;
+    }
+    g->alpha = g->lik + rows * N * NV;
+    g->work = g->alpha + rows * N * NV;
+    g->spare = (double *)(g->work + (BLOCK + 2) * N * NV);
+    lanes_group(NV, g, call->smooth, keep);
+    for (int l = 0; l < count; l++) {
+        call->loglik[e[l].s] = g->loglik[l];
+        call->status[e[l].s] = FINE;
+        if (g->doubtful[l] && !run_alone(call, e[l].s)) return 0;
+    }
+    return 1;
+}
+
+/* Everything under one constant matrix; returns 0 without memory. */
+static int run_side_by_side(Call *call, Entry *e) {
+    const Chain *c = call->c;
+    int64_t N = c->N, table = c->positive ? 0 : 4 * N + 4;
+    int keep = call->smooth || call->all->gamma, widest = N <= 100 ? 2 : 1;
+    Group g = {.c = c};
+    double *apart = NULL;
+    int enough = 1;
+    qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
+    g.lik = (vd *)simd_alloc(lanes_scratch(N, widest, e[0].T, keep) * VL);
+    if (call->all->xi) g.counts = (vd *)simd_alloc(N * N * VL);
+    if (table) apart = simd_alloc(table * N);
+    enough = g.lik && (g.counts || !call->all->xi) && (apart || !table);
+    if (enough && g.counts) memset(g.counts, 0, (size_t)(N * N) * sizeof(vd));
+    if (enough && table) g.apart_rows = apart_table(c, apart, table);
+    g.apart = apart;
+    for (int64_t k = 0, count; enough && k < call->m; k += count) {
+        int NV = call->m - k > VL ? widest : 1;
+        count = call->m - k < NV * VL ? call->m - k : NV * VL;
+        if (worth_lanes(c, e + k, count, NV)) {
+            enough = run_lanes(call, &g, e + k, count, NV, keep);
+        } else {
+            count = 1;
+            enough = run_alone(call, e[k].s);
+        }
+    }
+    for (int64_t q = 0; enough && g.counts && q < N * N; q++) call->all->xi[q] += c->A[q] * hsum(g.counts[q]);
+    free(g.lik);
+    free(g.counts);
+    free(apart);
+    return enough;
+}
+
+/* Can no matrix that is used let a state fall out of range? Rows that begin a sequence are not used. */
+static int all_positive(const Call *call) {
+    const Chain *c = call->c;
+    int64_t size = c->N * c->N, first = call->all->alpha_in ? 0 : 1;
+    if (c->constant || c->index) return matrix_positive(c->A, c->L * size);
+    for (int64_t s = 0; s < call->m; s++) {
+        int64_t start = call->offsets[s] + first;
+        if (!matrix_positive(c->A + start * size, (call->offsets[s + 1] - start) * size)) return 0;
+    }
+    return 1;
+}
+
+/* All sequences of a call; returns 0 without memory. */
+static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
+                   int64_t *status) {
+    Call call = {c, all, offsets, m, smooth, loglik, status, NULL};
+    Entry *e = (Entry *)malloc((size_t)m * sizeof(Entry));
+    int enough = chain_prepare(c) && e;
+    if (enough) {
+        c->positive = all_positive(&call);
+        for (int64_t s = 0; s < m; s++) e[s] = (Entry){offsets[s + 1] - offsets[s], s};
+        if (c->constant && m > 1 && !all->xi_steps) enough = run_side_by_side(&call, e);
+        else
+            for (int64_t s = 0; s < m && enough; s++) enough = run_alone(&call, s);
+    }
+    free(e);
+    free(call.scratch);
+    free(c->rows);
+    return enough;
+}
+
+#endif
