@@ -27,7 +27,7 @@ typedef struct {
 } Group;
 
 /* Rows t0 .. t0 + BLOCK - 1 of every lane, transposed to (BLOCK, K, NV); zeros behind the end of a sequence. */
-INLINE void gather(const int64_t K, const int NV, const Group *g, int64_t t0, vd *out) {
+static void gather(int64_t K, int NV, const Group *g, int64_t t0, vd *out) {
     const double *from[MAX_LANES];
     for (int l = 0; l < NV * VL; l++) {
         int64_t rows = g->T[l] - t0;
@@ -48,7 +48,7 @@ INLINE void gather(const int64_t K, const int NV, const Group *g, int64_t t0, vd
 }
 
 /* The way back: (BLOCK, K, NV) to the rows of gamma, as far as each lane's sequence goes. */
-INLINE void scatter(const int64_t K, const int NV, const Group *g, int64_t t0, const vd *in) {
+static void scatter(int64_t K, int NV, const Group *g, int64_t t0, const vd *in) {
     double *to[MAX_LANES];
     for (int l = 0; l < NV * VL; l++) {
         int direct = g->gamma[l] && !g->doubtful[l] && g->T[l] - t0 >= BLOCK;
@@ -79,26 +79,33 @@ INLINE void lane_tile(const int width, const int NV, int64_t K, const double *M,
     for (int a = 0; a < width * NV; a++) y[a] = acc[a];
 }
 
+#define TILES(W) \
+    case W: lane_tile(W, NV, K, M + j, ld, x, y + j * NV); break;
 /* y = x M with M (K, ld), in tiles of nearly equal width. */
-INLINE void lane_product(const int64_t K, const int NV, const double *M, int64_t ld, const vd *x, vd *y) {
-    const int64_t tiles = (K + TILE - 1) / TILE, width = (K + tiles - 1) / tiles;
+INLINE void lane_tiles(int64_t K, const int NV, const double *M, int64_t ld, const vd *x, vd *y) {
+    int64_t tiles = (K + TILE - 1) / TILE, width = (K + tiles - 1) / tiles;
     for (int64_t j = 0; j < K; j += width) {
         switch (K - j < width ? K - j : width) {
-            case 1: lane_tile(1, NV, K, M + j, ld, x, y + j * NV); break;
-            case 2: lane_tile(2, NV, K, M + j, ld, x, y + j * NV); break;
-            case 3: lane_tile(3, NV, K, M + j, ld, x, y + j * NV); break;
-            case 4: lane_tile(4, NV, K, M + j, ld, x, y + j * NV); break;
-            case 5: lane_tile(5, NV, K, M + j, ld, x, y + j * NV); break;
-            case 6: lane_tile(6, NV, K, M + j, ld, x, y + j * NV); break;
+            TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
 #if VL == 8
-            case 7: lane_tile(7, NV, K, M + j, ld, x, y + j * NV); break;
-            case 8: lane_tile(8, NV, K, M + j, ld, x, y + j * NV); break;
-            case 9: lane_tile(9, NV, K, M + j, ld, x, y + j * NV); break;
-            case 10: lane_tile(10, NV, K, M + j, ld, x, y + j * NV); break;
-            case 11: lane_tile(11, NV, K, M + j, ld, x, y + j * NV); break;
-            case 12: lane_tile(12, NV, K, M + j, ld, x, y + j * NV); break;
+            TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12)
 #endif
         }
+    }
+}
+static void lane_tiles_1(int64_t K, const double *M, int64_t ld, const vd *x, vd *y) { lane_tiles(K, 1, M, ld, x, y); }
+static void lane_tiles_2(int64_t K, const double *M, int64_t ld, const vd *x, vd *y) { lane_tiles(K, 2, M, ld, x, y); }
+
+/* The same, without a loop over tiles where K is a small constant. */
+INLINE void lane_product(const int64_t K, const int NV, const double *M, int64_t ld, const vd *x, vd *y) {
+    const int half = (int)K / 2;
+    if (__builtin_constant_p(K) && K <= TILE) {
+        lane_tile((int)K, NV, K, M, ld, x, y);
+    } else if (__builtin_constant_p(K) && K <= 2 * TILE) {
+        lane_tile(half, NV, K, M, ld, x, y);
+        lane_tile((int)K - half, NV, K, M + half, ld, x, y + half * NV);
+    } else {
+        (NV == 1 ? lane_tiles_1 : lane_tiles_2)(K, M, ld, x, y);
     }
 }
 
@@ -180,27 +187,36 @@ INLINE void lanes_forward(const int64_t K, const int NV, Group *g, int keep) {
     }
 }
 
-/* counts += sum over `rows` rows of alpha' w, in tiles of 4 x 4 states. */
-INLINE void lane_counts(const int64_t K, const int NV, int64_t rows, const vd *alpha, const vd *w, vd *counts) {
-    for (int64_t i0 = 0; i0 < K; i0 += 4) {
-        for (int64_t j0 = 0; j0 < K; j0 += 4) {
-            const int64_t height = K - i0 < 4 ? K - i0 : 4, width = K - j0 < 4 ? K - j0 : 4;
-            vd acc[16];
-            for (int q = 0; q < 16; q++) acc[q] = (vd){};
-            for (int64_t r = 0; r < rows * NV; r++) {
-                int64_t t = r / NV, v = r % NV;
-                const vd *a = alpha + (t * K + i0) * NV + v, *b = w + (t * K + j0) * NV + v;
-                if (height == 4 && width == 4) {
-                    for (int q = 0; q < 16; q++) acc[q] += a[q / 4 * NV] * b[q % 4 * NV];
-                } else {
-                    for (int i = 0; i < height; i++)
-                        for (int j = 0; j < width; j++) acc[i * 4 + j] += a[i * NV] * b[j * NV];
-                }
+/* counts[i, j] += sum over `rows` rows of alpha_i w_j for a tile of height x width states. */
+INLINE void counts_tile(const int height, const int width, const int NV, int64_t K, int64_t rows, const vd *alpha,
+                        const vd *w, vd *counts) {
+    vd acc[16];
+    for (int q = 0; q < height * width; q++) acc[q] = (vd){};
+    for (int64_t r = 0; r < rows; r++, alpha += K * NV, w += K * NV)
+        for (int v = 0; v < NV; v++)
+            for (int q = 0; q < height * width; q++) acc[q] += alpha[q / width * NV + v] * w[q % width * NV + v];
+    for (int q = 0; q < height * width; q++) counts[q / width * K + q % width] += acc[q];
+}
+
+#define COUNTS(H, W) \
+    case 4 * H + W: counts_tile(H, W, NV, K, rows, alpha + i * NV, w + j * NV, counts + i * K + j); break;
+#define COUNTS_ROW(H) COUNTS(H, 1) COUNTS(H, 2) COUNTS(H, 3) COUNTS(H, 4)
+/* The same for all pairs of states, in tiles of at most 4 x 4, as square as can be. */
+INLINE void lane_counts(const int NV, int64_t K, int64_t rows, const vd *alpha, const vd *w, vd *counts) {
+    int64_t tiles = (K + 3) / 4, side = (K + tiles - 1) / tiles;
+    for (int64_t i = 0; i < K; i += side) {
+        for (int64_t j = 0; j < K; j += side) {
+            switch (4 * (K - i < side ? K - i : side) + (K - j < side ? K - j : side)) {
+                COUNTS_ROW(1) COUNTS_ROW(2) COUNTS_ROW(3) COUNTS_ROW(4)
             }
-            for (int i = 0; i < height; i++)
-                for (int j = 0; j < width; j++) counts[(i0 + i) * K + j0 + j] += acc[i * 4 + j];
         }
     }
+}
+static void lane_counts_1(int64_t K, int64_t rows, const vd *alpha, const vd *w, vd *counts) {
+    lane_counts(1, K, rows, alpha, w, counts);
+}
+static void lane_counts_2(int64_t K, int64_t rows, const vd *alpha, const vd *w, vd *counts) {
+    lane_counts(2, K, rows, alpha, w, counts);
 }
 
 /* Backward pass over what lanes_forward kept: rows of gamma to the caller, expected moves (before the factor A) to
@@ -248,12 +264,12 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g) {
             }
         }
         scatter(K, NV, g, t0, block);
-        if (g->counts) lane_counts(K, NV, rows, alpha, moves, g->counts);
+        if (g->counts) (NV == 1 ? lane_counts_1 : lane_counts_2)(K, rows, alpha, moves, g->counts);
     }
 }
 
 /* Filtered rows, each divided by its sum, to the caller; uses the room of the likelihoods. */
-INLINE void lanes_filtered(const int64_t K, const int NV, Group *g) {
+static void lanes_filtered(int64_t K, int NV, Group *g) {
     for (int64_t t0 = 0; t0 < g->T[0]; t0 += BLOCK) {
         vd *a = g->alpha + t0 * K * NV, *out = g->lik + t0 * K * NV;
         int64_t rows = g->T[0] - t0 < BLOCK ? g->T[0] - t0 : BLOCK;
@@ -287,7 +303,7 @@ INLINE void lanes_run(const int64_t K, const int NV, Group *g, int smooth, int k
 /* A group with NV vectors of lanes; keep: the forward rows are needed, for the way back or for the caller. */
 static void lanes_group(int NV, Group *g, int smooth, int keep) {
     switch (g->c->N) {
-        LANES_OF(1) LANES_OF(2) LANES_OF(3) LANES_OF(4) LANES_OF(5) LANES_OF(6) LANES_OF(7) LANES_OF(8) LANES_OF(16)
+        LANES_OF(2) LANES_OF(3) LANES_OF(4) LANES_OF(5) LANES_OF(6) LANES_OF(8)
         default:
             if (NV == 1) lanes_run(g->c->N, 1, g, smooth, keep);
             else lanes_run(g->c->N, 2, g, smooth, keep);
