@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 from hiermm import _ext
-from hiermm.rnn_network import COUPLINGS, Network, Runner
+from hiermm.rnn.network import COUPLINGS, Network, Runner
 from hiermm.sequences import Sequences
 
 VARIANTS = [name for name in ("base", "v3", "v4") if name <= _ext.VARIANT or _ext.VARIANT != "base"]
@@ -206,7 +206,7 @@ def test_variants_agree(variant, monkeypatch):
     network = Network((3, 8), (3, 1), "leaky", "full", (1, 2), 2, 3)
     results = []
     for name in (variant, _ext.VARIANT):
-        monkeypatch.setattr("hiermm.rnn_network.kernels", _ext.load("rnn", name))
+        monkeypatch.setattr("hiermm.rnn.network.kernels", _ext.load("rnn", name))
         for classes in (False, True):
             sequences, theta = problem(4, [50] * 13, 2, 3, classes), parameters(network, 4)
             results.append(

@@ -1,0 +1,5 @@
+"""MultiscaleRNN: a recurrent network whose levels work at their own time scales."""
+
+from hiermm.rnn.model import MultiscaleRNN, Progress
+
+__all__ = ["MultiscaleRNN", "Progress"]
