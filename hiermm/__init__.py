@@ -27,6 +27,7 @@ from hiermm import emissions
 from hiermm.markov import HMM, IOHMM
 from hiermm.multiscale import MultiscaleHMM, MultiscaleIOHMM
 from hiermm.operators import Operators
+from hiermm.rnn import MultiscaleRNN
 
 __version__ = "0.1.0"
-__all__ = ["HMM", "IOHMM", "MultiscaleHMM", "MultiscaleIOHMM", "Operators", "__version__", "emissions"]
+__all__ = ["HMM", "IOHMM", "MultiscaleHMM", "MultiscaleIOHMM", "MultiscaleRNN", "Operators", "__version__", "emissions"]

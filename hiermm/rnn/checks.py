@@ -77,7 +77,7 @@ def looks_like_classes(labels):
     return len(observed) > 0 and type_of_target(observed) in ("binary", "multiclass")
 
 
-def allocate_check(n_maps, n_states, largest=2 << 30):
+def check_size(n_maps, n_states, largest=2 << 30):
     """Raise MemoryError, stating the size, if dense maps (n_maps, n_states, n_states) would exceed `largest` bytes."""
     size = 8 * n_maps * n_states**2
     if size > largest:

@@ -7,20 +7,15 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 from tqdm import tqdm
 
-from hiermm.labels import encode, learn_classes
-from hiermm.operators import Operators
-from hiermm.rnn.checks import allocate_check, check_hyperparameters, looks_like_classes
-from hiermm.rnn.network import Network, Runner
+from hiermm.rnn.checks import check_hyperparameters
+from hiermm.rnn.fitted import FittedNetwork
+from hiermm.rnn.network import Runner
 from hiermm.rnn.scaling import Scaling, gaussian_log_likelihood
 from hiermm.rnn.training import Training, train
-from hiermm.sequences import Sequences, inputs_outputs, pack_outputs
 
 
 @dataclass(frozen=True)
@@ -46,12 +41,7 @@ class Progress:
         return self._build()
 
 
-def _classifies(model):
-    """Whether there are, or may be, class probabilities."""
-    return getattr(model, "output_", model.output) != "regression"
-
-
-class MultiscaleRNN(BaseEstimator):
+class MultiscaleRNN(FittedNetwork):
     """Recurrent network of tanh units in levels, each at its own time scale (El Hihi & Bengio, 1995, section 4).
 
     Parameters
@@ -319,40 +309,6 @@ class MultiscaleRNN(BaseEstimator):
             )
         return self
 
-    def _read(self, X, y, lengths, reset):
-        """Return Sequences with numbers or class codes as outputs; `reset`: learn what kind of outputs y holds."""
-        if y is None:
-            raise ValueError("MultiscaleRNN requires y to be passed, but the target y is None.")
-        inputs = self._read_inputs(X, lengths, reset)
-        labels = pack_outputs(y, inputs.offsets, inputs.form != "array")
-        if reset:
-            classes = self.output == "classification" or (self.output == "auto" and looks_like_classes(labels))
-            self.output_ = "classification" if classes else "regression"
-            self.__dict__.pop("classes_", None)
-            if classes:
-                self.classes_ = learn_classes(labels)
-                if len(self.classes_) == 0:
-                    raise ValueError("nothing to learn from: every output is missing.")
-        if self.output_ == "classification":
-            return Sequences(inputs.inputs, encode(labels, self.classes_, inputs.offsets), inputs.offsets, inputs.form)
-        sequences = inputs_outputs(X, y, lengths)
-        if not reset and sequences.outputs.shape[1] != len(self.readout_bias_):
-            raise ValueError(
-                f"y has {sequences.outputs.shape[1]} columns, the model {len(self.readout_bias_)} outputs."
-            )
-        return sequences
-
-    def _read_inputs(self, X, lengths, reset=False):
-        sequences = inputs_outputs(X, None, lengths)
-        if sequences.form == "array":
-            _check_feature_names(self, X, reset=reset)
-        _check_n_features(self, sequences.inputs[:1], reset=reset)
-        return sequences
-
-    def _network(self, n_inputs, n_outputs):
-        structure = tuple(self.n_units), tuple(self.timescales), self.clock, self.coupling, tuple(self.delays)
-        return Network(*structure, n_inputs, n_outputs)
-
     def _starts(self, network, seeds, go_on):
         """Return a `Training` for each restart, or the one to go on with."""
         if go_on and hasattr(self, "_training"):
@@ -433,115 +389,3 @@ class MultiscaleRNN(BaseEstimator):
         self.validation_history_ = [-loss for loss in training.held_out]
         self.n_iter_, self.n_updates_, self.converged_ = training.epochs, training.updates, training.converged
         self._training = training
-
-    # -- what a fitted model answers ---------------------------------------------------------------------------------
-
-    def _theta(self, network):
-        return network.join({name: getattr(self, f"{name}_") for name in network.shapes})
-
-    def _fitted(self):
-        """Return (network, theta) of the fitted attributes."""
-        check_is_fitted(self, "recurrent_")
-        network = self._network(self.n_features_in_, len(self.readout_bias_))
-        return network, self._theta(network)
-
-    def _log_likelihoods(self, sequences):
-        network, theta = self._fitted()
-        classes = self.output_ == "classification"
-        losses = Runner(network, sequences, classes).loss(theta, np.arange(len(sequences)))
-        if classes:
-            return -losses[:, 0]
-        entries = np.add.reduceat((~np.isnan(sequences.outputs)).astype(np.int64), sequences.offsets[:-1])
-        return gaussian_log_likelihood(losses, entries, self.noise_variance_)
-
-    def sequence_log_likelihoods(self, X, y=None, *, lengths=None):
-        """Return log P(observed outputs | inputs) of each sequence in nats, shape (n_sequences,)."""
-        check_is_fitted(self, "recurrent_")
-        return self._log_likelihoods(self._read(X, y, lengths, reset=False))
-
-    def log_likelihood(self, X, y=None, *, lengths=None):
-        """Return the total log-likelihood of the observed outputs given the inputs, in nats."""
-        return float(self.sequence_log_likelihoods(X, y, lengths=lengths).sum())
-
-    def score(self, X, y=None, *, lengths=None):
-        """Return the mean log-likelihood per observed step, in nats (ValueError if no step is observed)."""
-        check_is_fitted(self, "recurrent_")
-        sequences = self._read(X, y, lengths, reset=False)
-        if not sequences.n_observed():
-            raise ValueError("score needs an observed output: every output is missing.")
-        return float(self._log_likelihoods(sequences).sum()) / sequences.n_observed()
-
-    def _outputs(self, X, lengths):
-        network, theta = self._fitted()
-        sequences = self._read_inputs(X, lengths)
-        return Runner(network, sequences).outputs(theta), sequences
-
-    def predict(self, X, *, lengths=None):
-        """Return the most likely class or the mean output at every step, given the inputs so far.
-
-        Returns
-        -------
-        ndarray of shape (T,) for class labels or one output, (T, D) for several; in the form of X
-        """
-        outputs, sequences = self._outputs(X, lengths)
-        if self.output_ == "classification":
-            return sequences.restore(self.classes_[outputs.argmax(axis=1)])
-        return sequences.restore(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
-
-    @available_if(_classifies)
-    def predict_proba(self, X, *, lengths=None):
-        """Return the class probabilities at every step given the inputs so far, shape (T, n_classes), as X's form."""
-        outputs, sequences = self._outputs(X, lengths)
-        outputs -= outputs.max(axis=1, keepdims=True)
-        np.exp(outputs, out=outputs)
-        outputs /= outputs.sum(axis=1, keepdims=True)
-        return sequences.restore(outputs)
-
-    def hidden_states(self, X, *, lengths=None):
-        """Return the states of all units, slowest level first, shape (T, H), in the form of X."""
-        network, theta = self._fitted()
-        sequences = self._read_inputs(X, lengths)
-        return sequences.restore(Runner(network, sequences).states(theta))
-
-    def operators(self, X=None, *, lengths=None):
-        """Return the Jacobians dX_t/dX_{t-1} along the trajectory that X drives.
-
-        X_t = (x_t, x_{t-1}, ..., x_{t-D+1}) stacks the states of the last D = max(delays) steps; D = 1 gives
-        dx_t/dx_{t-1}. A level that holds has identity rows.
-
-        Parameters
-        ----------
-        X, lengths
-            Inputs, as in `fit`; the map k of a sequence leads from step k to step k + 1, so it has T - 1 of them.
-
-        Returns
-        -------
-        Operators
-            Of kind "jacobian", n = D H, one run a sequence.
-
-        Raises
-        ------
-        MemoryError
-            If the maps would exceed 2 GiB; the message states the size.
-        """
-        network, theta = self._fitted()
-        if X is None:
-            raise ValueError("MultiscaleRNN is driven by inputs: operators needs X.")
-        sequences = self._read_inputs(X, lengths)
-        offsets = np.concatenate([[0], np.cumsum(sequences.lengths - 1)])
-        allocate_check(int(offsets[-1]), max(network.delays) * network.size)
-        return Operators(Runner(network, sequences).jacobians(theta), offsets, kind="jacobian")
-
-    @property
-    def n_parameters_(self):
-        """Free parameters: allowed weights and biases, one read-out class less, noise variances."""
-        network, _ = self._fitted()
-        if self.output_ == "classification":
-            return int(network.free.sum()) - (network.size + 1)
-        return int(network.free.sum()) + network.n_outputs
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
-        tags.target_tags.multi_output = True
-        return tags
