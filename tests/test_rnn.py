@@ -4,7 +4,7 @@ import itertools
 import pickle
 
 import numpy as np
-import oracles
+import oracles_rnn as oracles
 import pytest
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 

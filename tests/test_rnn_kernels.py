@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-import oracles
+import oracles_rnn as oracles
 import pytest
 
 from hiermm import _ext
