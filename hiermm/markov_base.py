@@ -7,13 +7,14 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 from tqdm import tqdm
 
 from hiermm import em, inference
-from hiermm.chains import CLOCKS, PARENT, Chain, check_dense_size, make_rows, parent_sizes, random_initial, random_table
+from hiermm.chains import CLOCKS, PARENT, Chain, check_dense_size, make_rows, parent_sizes
 from hiermm.chains import self_transitions as fixed_self_transitions
 from hiermm.emissions import make
 from hiermm.emissions.base import as_probabilities
 from hiermm.expectation import Expectation, Parameters, emitted, log_likelihoods, refuse_impossible
 from hiermm.operators import Operators
 from hiermm.rows import SoftmaxRows, TableRows
+from hiermm.starts import n_emission_rows, random_chain
 
 
 class MarkovModel(BaseEstimator):
@@ -73,7 +74,7 @@ class MarkovModel(BaseEstimator):
         with Expectation(sequences, self.n_jobs) as expectation:
             for number, seed in enumerate(seeds[:1] if go_on else seeds):
                 rng = np.random.default_rng(seed)
-                start = self._parameters() if go_on else self._start(sequences, emission, rng)
+                start = self._parameters() if go_on else self._start(sequences, emission, rng, number)
                 fits.append(self._run(expectation, start, number))
                 if fits[-1].interrupted:
                     break
@@ -140,16 +141,13 @@ class MarkovModel(BaseEstimator):
                 kind = "whole numbers of steps" if clock == "periodic" else "finite numbers"
                 raise ValueError(f"timescales[{s}] = {scale!r}: a {clock} clock takes {kind} of at least 1.")
 
-    def _start(self, sequences, emission, rng):
-        """Return the parameters that one run of EM starts from."""
+    def _start(self, sequences, emission, rng, number):
+        """Return the parameters that run `number` of EM starts from."""
         sizes, timescales, clock, coupling, emission_levels = self._structure()
-        n_emitting = np.prod([sizes[s] for s in (emission_levels or range(len(sizes)))])
-        fixed = fixed_self_transitions(sizes, timescales, clock)
-        tables = [random_table(r, k, w, rng) for r, k, w in zip(parent_sizes(sizes, coupling), sizes, fixed)]
-        return Parameters(
-            self._make_chain(random_initial(sizes, coupling, rng), tables, sequences),
-            emission.initialise(sequences.outputs, sequences.inputs, int(n_emitting), rng),
-        )
+        initial, tables = random_chain(sizes, timescales, clock, coupling, rng)
+        n_rows = n_emission_rows(sizes, emission_levels)
+        emission = emission.initialise(sequences.outputs, sequences.inputs, n_rows, rng)
+        return Parameters(self._make_chain(initial, tables, sequences), emission)
 
     def _make_chain(self, initial, tables, sequences):
         """Return the chain with these initial distributions (R, K) and rows that start from tables (R, K, K)."""

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from hiermm.expectation import Parameters
 from hiermm.markov import _HMMFamily, _IOHMMFamily, driven_parameters
+from hiermm.starts import grown_chain
 
 
 class _Multiscale:
@@ -15,6 +17,19 @@ class _Multiscale:
         scales = None if self.timescales is None else tuple(np.atleast_1d(np.asarray(self.timescales)).tolist())
         levels = None if self.emission_levels is None else tuple(self.emission_levels)
         return sizes, scales, self.clock, self.coupling, levels
+
+    def _check_hyperparameters(self):
+        super()._check_hyperparameters()
+        if self.init not in ("grow", "random"):
+            raise ValueError(f'init must be "grow" or "random", got {self.init!r}.')
+
+    def _start(self, sequences, emission, rng, number):
+        sizes, timescales, clock, coupling, emission_levels = self._structure()
+        fastest = emission_levels is None or len(sizes) - 1 in emission_levels
+        if number > 0 or self.init == "random" or coupling != "slower" or len(sizes) == 1 or not fastest:
+            return super()._start(sequences, emission, rng, number)
+        initial, tables, emission = grown_chain(sequences, emission, sizes, timescales, clock, emission_levels, rng)
+        return Parameters(self._make_chain(initial, tables, sequences), emission)
 
 
 class MultiscaleHMM(_Multiscale, _HMMFamily):
@@ -36,6 +51,11 @@ class MultiscaleHMM(_Multiscale, _HMMFamily):
         As in `HMM`.
     emission_levels : tuple of int, or None
         Levels that the emission depends on; None: the joint state.
+    init : {"grow", "random"}
+        Where EM starts. "grow": for the first of the `n_init` starts the fastest level is fitted alone, then slower
+        levels are added one by one from blocks of the data as long as their time scale
+        (`hiermm.starts.grown_chain`); it takes coupling "slower" and an emission that sees the fastest level. "random",
+        also for the other starts and where "grow" cannot be: random transitions.
     algorithm, n_init, max_iter, tol, random_state, n_jobs, warm_start, verbose
         As in `HMM`.
 
@@ -76,6 +96,7 @@ class MultiscaleHMM(_Multiscale, _HMMFamily):
         coupling="slower",
         emission="gaussian",
         emission_levels=None,
+        init="grow",
         algorithm="viterbi",
         n_init=1,
         max_iter=100,
@@ -91,6 +112,7 @@ class MultiscaleHMM(_Multiscale, _HMMFamily):
         self.coupling = coupling
         self.emission = emission
         self.emission_levels = emission_levels
+        self.init = init
         self.algorithm = algorithm
         self.n_init = n_init
         self.max_iter = max_iter
@@ -131,7 +153,7 @@ class MultiscaleIOHMM(_Multiscale, _IOHMMFamily):
 
     Parameters
     ----------
-    n_states, timescales, clock, coupling, emission_levels
+    n_states, timescales, clock, coupling, emission_levels, init
         As in `MultiscaleHMM`. On a sticky clock the inputs choose where a level goes, not when.
     emission, transition, alpha
         As in `IOHMM`.
@@ -177,6 +199,7 @@ class MultiscaleIOHMM(_Multiscale, _IOHMMFamily):
         coupling="slower",
         emission="linear_gaussian",
         emission_levels=None,
+        init="grow",
         transition="softmax",
         alpha=1e-4,
         n_init=1,
@@ -193,6 +216,7 @@ class MultiscaleIOHMM(_Multiscale, _IOHMMFamily):
         self.coupling = coupling
         self.emission = emission
         self.emission_levels = emission_levels
+        self.init = init
         self.transition = transition
         self.alpha = alpha
         self.n_init = n_init

@@ -1,0 +1,153 @@
+"""Where EM starts: random chains, and multi-scale chains grown from their fastest level to their slowest."""
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from hiermm import em
+from hiermm.chains import Chain, parent_sizes, random_initial, random_table
+from hiermm.chains import self_transitions as fixed_self_transitions
+from hiermm.emissions.base import standardise
+from hiermm.expectation import Expectation, Parameters, plan, posteriors
+from hiermm.rows import TableRows
+from hiermm.sequences import Sequences
+
+GROW_STEPS = 50_000  # steps of data that growing looks at
+GROW_ITERATIONS = 30  # EM iterations at most for each stage
+SOFTNESS = 0.1  # share of a cluster assignment that is spread evenly
+
+
+def random_chain(sizes, timescales, clock, coupling, rng):
+    """Return (initial, tables), lists with one (R, K) and one (R, K, K) array a level, drawn by chance."""
+    fixed = fixed_self_transitions(sizes, timescales, clock)
+    shapes = zip(parent_sizes(sizes, coupling), sizes, fixed)
+    return random_initial(sizes, coupling, rng), [random_table(r, k, w, rng) for r, k, w in shapes]
+
+
+def n_emission_rows(sizes, emission_levels):
+    """Return the number of parameter rows of the emission."""
+    return int(np.prod([sizes[s] for s in (range(len(sizes)) if emission_levels is None else emission_levels)]))
+
+
+def grown_chain(sequences, emission, sizes, timescales, clock, emission_levels, rng):
+    """Return (initial, tables, emission) of a chain with coupling "slower", grown level by level.
+
+    The fastest level is fitted alone. Then, for each slower level in turn: the data are cut into blocks as long as
+    that level's time scale; each block is described by how the level below moved in it (the mean of its expected
+    transitions) and, if the emission sees the new level, by the mean of its outputs; k-means over the blocks gives
+    the new level's states, each with its own transition rows for the level below; a few EM iterations refine the
+    levels so far.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        At most the first 50,000 steps are looked at.
+    emission : Emission
+    sizes : tuple of int
+    timescales : tuple, or None
+        None: blocks grow by a factor 8 a level.
+    clock : {"sticky", "periodic"}
+    emission_levels : tuple of int, or None
+        Must hold the fastest level (None: all).
+    rng : numpy.random.Generator
+    """
+    data = _head(sequences, GROW_STEPS)
+    n_levels = len(sizes)
+    seen = range(n_levels) if emission_levels is None else emission_levels
+    fixed = fixed_self_transitions(sizes, timescales, clock)
+    blocks = [8 ** (n_levels - 1 - s) if timescales is None else timescales[s] for s in range(n_levels)]
+
+    def assemble(first, initial, tables, emission):
+        levels = range(first, n_levels)
+        rows = tuple(TableRows(table[None], fixed[s]) for s, table in zip(levels, tables))
+        periods = tuple(timescales[s] if clock == "periodic" else 1 for s in levels)
+        sees = tuple(s - first for s in seen if s >= first)
+        return Parameters(Chain(tuple(initial), rows, periods, "slower", sees), emission)
+
+    leaf = n_levels - 1
+    initial, tables = random_chain(sizes[leaf:], [blocks[leaf]] if fixed[leaf] else None, "sticky", "none", rng)
+    model = assemble(leaf, initial, tables, emission.initialise(data.outputs, data.inputs, sizes[leaf], rng))
+    for s in range(leaf - 1, -1, -1):
+        model = _refine(model, data)
+        gamma, xi = _moves(model, data)
+        labels, first = _contexts(data, xi, round(blocks[s]), s in seen, sizes[s], rng)
+        context = np.full((data.n_steps, sizes[s]), SOFTNESS / sizes[s])
+        context[np.arange(data.n_steps), labels] += 1 - SOFTNESS
+        rows = [level.probs[0] for level in model.chain.rows]
+        rows[0] = _split_rows(context, xi, rows[0], fixed[s + 1])
+        initial = [np.full((1, sizes[s]), 1 / sizes[s]), np.repeat(model.chain.initial[0], sizes[s], axis=0)]
+        emission = model.emission
+        if s in seen:
+            joint = (context[:, :, None] * gamma[:, None, :]).reshape(len(gamma), -1)
+            emission = emission.initialise(data.outputs, data.inputs, joint.shape[1], rng)
+            emission = emission.maximise(emission.statistics(data.outputs, data.inputs, joint))
+        root = _root_table(labels[first], sizes[s], fixed[s], blocks[s])
+        model = assemble(s, [*initial, *model.chain.initial[1:]], [root[None], *rows], emission)
+    return list(model.chain.initial), [level.probs[0] for level in model.chain.rows], model.emission
+
+
+def _head(sequences, limit):
+    """Return the sequences that fit into `limit` steps, the last one cut."""
+    stop = min(sequences.n_steps, limit)
+    offsets = np.append(sequences.offsets[sequences.offsets < stop], stop)
+    return Sequences(sequences.inputs[:stop], sequences.outputs[:stop], offsets)
+
+
+def _refine(model, data):
+    with Expectation(data) as expectation:
+        return em.run(expectation, model, max_iter=GROW_ITERATIONS, tol=1e-4).parameters
+
+
+def _moves(model, data):
+    """Return posteriors of the emission rows (n, M) and expected moves of the slowest level (n, K, K)."""
+    gamma = np.empty((data.n_steps, model.emission.n_states))
+    k = model.chain.sizes[0]
+    xi = np.empty((data.n_steps, k, k))
+    for piece in plan(data.offsets, model.bytes_per_step()):
+        stop = piece.hi
+        for block in posteriors(model, data, piece, "steps"):
+            rows = slice(stop - len(block.gamma), stop)
+            gamma[rows], xi[rows] = block.gamma, model.chain.level(block.xi, 0)[:, 0]
+            stop = rows.start
+    return gamma, xi
+
+
+def _contexts(data, xi, length, see_outputs, n_states, rng):
+    """Cluster blocks of `length` steps; return each step's label (n,) and the first row of each block."""
+    steps = np.arange(data.n_steps) - np.repeat(data.offsets[:-1], data.lengths)
+    first = np.flatnonzero(steps % length == 0)
+    size = np.diff(np.append(first, data.n_steps))
+    flat = xi.reshape(len(xi), -1)
+    features = [np.sqrt(np.maximum(np.add.reduceat(flat, first, axis=0) / size[:, None], 0.0))]
+    if see_outputs:
+        features.append(np.add.reduceat(standardise(data.outputs), first, axis=0) / size[:, None])
+    features = np.concatenate(features, axis=1)
+    if len(np.unique(features, axis=0)) < n_states:
+        labels = rng.integers(n_states, size=len(first))
+    else:
+        kmeans = KMeans(n_states, n_init=3, random_state=int(rng.integers(1 << 31)))
+        labels = kmeans.fit_predict(features)
+    return np.repeat(labels, size), first
+
+
+def _split_rows(context, xi, pooled, w):
+    """Return rows (R, K, K) of a level for each new context, drawn a little towards its pooled rows (1, K, K)."""
+    counts = np.einsum("tr,tij->rij", context, xi)
+    own = np.eye(xi.shape[1], dtype=bool)
+    if w is not None:
+        counts[:, own] = 0.0
+        pooled = np.where(own, 0.0, pooled) / (1 - w)
+    counts += pooled * (pooled > 0)
+    rows = counts / counts.sum(axis=-1, keepdims=True)
+    return rows if w is None else np.where(own, w, (1 - w) * rows)
+
+
+def _root_table(labels, n_states, w, length):
+    """Return the table (K, K) of a new slowest level from the labels of successive blocks."""
+    if n_states == 1:
+        return np.ones((1, 1))
+    counts = np.ones((n_states, n_states))
+    np.add.at(counts, (labels[:-1], labels[1:]), 1.0)
+    own = np.eye(n_states, dtype=bool)
+    moves = np.where(own, 0.0, counts)
+    stay = max(1 - 1 / length, 0.5) if w is None else w
+    return np.where(own, stay, (1 - stay) * moves / moves.sum(axis=1, keepdims=True))
