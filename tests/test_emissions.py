@@ -60,6 +60,11 @@ def test_poisson_densities_are_scipys_also_at_rate_zero():
     y = np.array([[0, 0], [2, 1], [0, 5], [np.nan, 3], [4, np.nan], [np.nan, np.nan]], dtype=float)
     want = np.nansum(stats.poisson.logpmf(np.nan_to_num(y), rates[:, None]) * np.where(np.isnan(y), np.nan, 1), axis=-1)
     np.testing.assert_allclose(Poisson.from_parameters(rates=rates).log_likelihood(y, NONE[:6]), want.T, rtol=1e-13)
+    many = np.array([[255.0], [256.0], [1000.0]])
+    got = Poisson.from_parameters(rates=[[300.0]]).log_likelihood(many, NONE[:3])
+    np.testing.assert_allclose(got, stats.poisson.logpmf(many, 300.0), rtol=1e-12)
+    got = Poisson.from_parameters(rates=[[300.0]]).log_likelihood(many[:1], NONE[:1])
+    np.testing.assert_allclose(got, stats.poisson.logpmf(many[:1], 300.0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("N", [1, 2, 3, 7, 8, 16, 37])

@@ -237,11 +237,11 @@ def starts(r):
     """Emissions of a known truth, with data and what must be found: a function that gives rows to match."""
     states, u = regimes(r)
     truth = Gaussian.from_parameters(means=[[0, 0], [4, 1], [-3, 5.0]], covariances=np.ones((3, 2)))
-    yield Gaussian(), truth, lambda e: e.means_, states, u, 0.6
+    yield Gaussian(), truth, lambda e: e.means_, states, u, 0.8
     truth = LinearGaussian.from_parameters(
         coef=[[[2.0, 0]], [[-1, 1]], [[0, -2]]], intercept=[[0.0], [1], [-1]], covariances=np.full((3, 1), 0.1)
     )
-    yield LinearGaussian(), truth, lambda e: np.column_stack([e.coef_[:, 0], e.intercept_]), states, u, 0.6
+    yield LinearGaussian(), truth, lambda e: np.column_stack([e.coef_[:, 0], e.intercept_]), states, u, 0.8
     truth = Poisson.from_parameters(rates=[[1.0], [9.0], [40.0]])
     yield Poisson(), truth, lambda e: np.sqrt(e.rates_), states, u, 0.8
 
@@ -257,7 +257,7 @@ def test_starts_are_near_the_truth_seeded_and_differ():
         np.testing.assert_array_equal(rows(found[0]), rows(found[1]))
         assert not np.allclose(rows(found[0]), rows(found[2]), rtol=1e-6)
         errors = [distance(rows(e), rows(truth)) for e in found]
-        assert np.median(errors) < bar, (type(emission).__name__, errors)
+        assert max(errors) < bar, (type(emission).__name__, errors)
         # The bar means something: the states' common parameters do not pass it.
         same = np.repeat(rows(truth).mean(axis=0, keepdims=True), 3, axis=0)
         assert distance(same, rows(truth)) > 2 * bar

@@ -278,7 +278,7 @@ def one_hot(symbols):
 
 
 def cluster(features, n_clusters, rng, n_iter=10):
-    """Return labels (n,) of `features` (n, F) by k-means++ seeding and a few Lloyd iterations.
+    """Return labels (n,) of `features` (n, F) by greedy k-means++ seeding and a few Lloyd iterations.
 
     Clusters may come out empty, for instance when there are fewer distinct points than clusters.
 
@@ -286,16 +286,7 @@ def cluster(features, n_clusters, rng, n_iter=10):
     ----------
     Arthur & Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
     """
-    n = len(features)
-    centres = np.empty((n_clusters, features.shape[1]))
-    nearest = np.full(n, np.inf)
-    for k in range(n_clusters):
-        if k == 0 or nearest.sum() <= 0:
-            row = rng.integers(n)
-        else:
-            row = rng.choice(n, p=nearest / nearest.sum())
-        centres[k] = features[row]
-        nearest = np.minimum(nearest, np.square(features - centres[k]).sum(axis=1))
+    centres = features[seeds(features, n_clusters, rng)]
     square = np.square(features).sum(axis=1)
     for _ in range(n_iter):
         distance = square[:, None] - 2 * features @ centres.T + np.square(centres).sum(axis=1)
@@ -306,6 +297,21 @@ def cluster(features, n_clusters, rng, n_iter=10):
         filled = counts > 0
         centres[filled] = sums[filled] / counts[filled, None]
     return labels
+
+
+def seeds(features, n_clusters, rng):
+    """Return rows to start clusters from: each the best of a few drawn in proportion to the squared distance left."""
+    n = len(features)
+    rows = [int(rng.integers(n))]
+    nearest = np.square(features - features[rows[0]]).sum(axis=1)
+    for _ in range(1, n_clusters):
+        total = nearest.sum()
+        draws = rng.choice(n, size=2 + int(np.log(n_clusters)), p=nearest / total if total > 0 else None)
+        after = [np.minimum(nearest, np.square(features - features[row]).sum(axis=1)) for row in draws]
+        best = int(np.argmin([left.sum() for left in after]))
+        rows.append(int(draws[best]))
+        nearest = after[best]
+    return rows
 
 
 def soft_assignments(labels, n_states, softness=0.1):

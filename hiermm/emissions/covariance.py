@@ -1,12 +1,15 @@
 """Covariance matrices of normal emissions: their four forms, densities and moments with entries missing, floors.
 
-Residuals are y - mean with the mean linear in x = [1, u]. Everything here loops over states and over patterns of
-missing entries, never over steps, and holds one (n, D) array at a time.
+Residuals are y - mean with the mean linear in x = [1, u]. Blocks without missing entries go through the kernels of
+independent outputs; the others are taken by state and by pattern of missing entries, one (n, D) array at a time.
 """
 
 import numpy as np
 
+from hiermm._ext import load
 from hiermm.emissions.base import as_parameter, check_shape
+
+kernels = load("emission")
 
 FORMS = ("diag", "full", "tied", "spherical")
 
@@ -84,8 +87,28 @@ def residuals(outputs, inputs, intercept, coef):
     return rest
 
 
+def chain_rule(coef, intercept, covariances):
+    """Return (centre, coef, intercept, variances): each output regressed on the inputs and the outputs before it.
+
+    With r = y - mean, W the inverse Cholesky factor and V = W / diag(W), the elements of V r are independent with
+    variances 1 / diag(W)^2: the density is a product of one-dimensional normals whose means are linear in u and y.
+    The outputs are to be taken about `centre`; coef is (N, D, P + D).
+    """
+    W, _ = whiteners(covariances)
+    scale = np.diagonal(W, axis1=-2, axis2=-1)
+    V = W / scale[:, :, None]
+    centre = intercept.mean(axis=0)
+    slopes = np.concatenate([V @ coef, np.eye(W.shape[-1]) - V], axis=2)
+    return centre, slopes, np.einsum("kde,ke->kd", V, intercept - centre), 1.0 / scale**2
+
+
 def dense_log_likelihood(outputs, inputs, coef, intercept, covariances, out):
     """Fill out (n, N) with log Normal of the observed entries; covariances (N, D, D)."""
+    if not np.isnan(outputs).any():
+        centre, *regressions = chain_rule(coef, intercept, covariances)
+        centred = outputs - centre
+        kernels.linear_loglik(centred, np.concatenate([inputs, centred], axis=1), *regressions, out)
+        return
     for rows, seen in patterns(outputs):
         if len(seen) == 0:
             out[rows] = 0.0
@@ -111,6 +134,8 @@ def dense_moments(outputs, inputs, gamma, coef, intercept, covariances):
     ----------
     Little & Rubin, "Statistical analysis with missing data", ch. 11.
     """
+    if not np.isnan(outputs).any():
+        return complete_moments(outputs, inputs, gamma, coef, intercept)
     N, D, P = coef.shape
     gram, cross, scatter = np.zeros((N, P + 1, P + 1)), np.zeros((N, P + 1, D)), np.zeros((N, D, D))
     for rows, seen in patterns(outputs):
@@ -126,6 +151,22 @@ def dense_moments(outputs, inputs, gamma, coef, intercept, covariances):
             cross[k] += weighted.T @ rest @ to_full.T
             scatter[k] += to_full @ (rest.T @ (g[:, k, None] * rest)) @ to_full.T + g[:, k].sum() * spread
     return gram, cross, scatter
+
+
+def complete_moments(outputs, inputs, gamma, coef, intercept):
+    """Return what `dense_moments` does, without missing entries: from the sums of z z' with z = [1, u, y - centre]."""
+    N, D, P = coef.shape
+    centre = intercept.mean(axis=0)
+    regressors = np.concatenate([inputs, outputs - centre], axis=1)
+    second, first, rest = np.zeros((N, 1, P + D + 1, P + D + 1)), np.zeros((N, 1, P + D + 1)), np.zeros((N, 1))
+    none = np.zeros((len(outputs), 1))
+    kernels.linear_moments(none, regressors, gamma, np.zeros((N, 1, P + D)), np.zeros((N, 1)), second, first, rest)
+    second = second[:, 0]
+    gram, mixed, squares = second[:, : P + 1, : P + 1], second[:, : P + 1, P + 1 :], second[:, P + 1 :, P + 1 :]
+    theta = np.concatenate([(intercept - centre)[:, :, None], coef], axis=2)
+    explained = theta @ mixed
+    scatter = squares - explained - np.swapaxes(explained, 1, 2) + theta @ gram @ np.swapaxes(theta, 1, 2)
+    return gram.copy(), mixed - gram @ np.swapaxes(theta, 1, 2), scatter
 
 
 def completion(covariance, seen):

@@ -17,6 +17,8 @@ from hiermm.emissions.base import (
 )
 
 kernels = load("emission")
+# log y! of the counts that nearly all data are made of.
+LOG_FACTORIALS = gammaln(np.arange(1.0, 257.0))
 
 
 def check_symbols(name, outputs, n_symbols):
@@ -37,6 +39,13 @@ def check_symbols(name, outputs, n_symbols):
             f"{name}: row {bad[0]}: symbol {outputs[bad]:g} is not among 0..{n_symbols - 1}; "
             "give n_symbols when later data may hold symbols that the training data lack"
         )
+
+
+def log_factorials(counts):
+    """Return log y! of an array of counts."""
+    if counts.size == 0 or counts.max() >= len(LOG_FACTORIALS):
+        return gammaln(counts + 1.0)
+    return LOG_FACTORIALS[counts.astype(np.int64)]
 
 
 class Categorical(Emission):
@@ -289,7 +298,7 @@ class Poisson(Emission):
             out -= self.rates_.sum(axis=1)
         else:
             out -= seen.astype(np.float64) @ self.rates_.T
-        out -= gammaln(counts + 1.0).sum(axis=1)[:, None]
+        out -= log_factorials(counts).sum(axis=1)[:, None]
         if self._zero.any():
             out[(counts > 0).astype(np.float64) @ self._zero.T > 0] = -np.inf
         return out

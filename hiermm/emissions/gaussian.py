@@ -48,8 +48,8 @@ class Gaussian(NormalEmission):
     Entries that were not observed (NaN) are left out exactly: densities are marginal, and under "full" and "tied" the
     sums use their conditional means and covariances.
 
-    A start is k-means++ with a few Lloyd iterations on the standardised outputs (a sample of them, if long), soft
-    responsibilities (a tenth spread over all states), one M-step, and a seeded jitter of the means.
+    A start is greedy k-means++ with a few Lloyd iterations on the standardised outputs (a sample of them, if long),
+    soft responsibilities (a tenth spread over all states), one M-step, and a seeded jitter of the means.
 
     References
     ----------

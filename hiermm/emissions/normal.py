@@ -107,9 +107,11 @@ class NormalEmission(Emission):
             return {"gram": gram, "cross": cross, "scatter": scatter}
         names = ("gram", "cross", "scatter")
         sums = cov.dense_moments(outputs, inputs, gamma, self._coef, self._intercept, self._matrices)
-        centred = outputs - self._intercept.mean(axis=0)
-        data = [(~np.isnan(centred)).sum(axis=0), np.nansum(centred, axis=0), np.nansum(centred**2, axis=0)]
-        return {**dict(zip(names, sums)), "data": np.array(data, dtype=np.float64)}
+        ones, about = np.ones((len(outputs), 1)), self._intercept.mean(axis=0, keepdims=True)
+        count, first, second = np.zeros((1, D, 1, 1)), np.zeros((1, D, 1)), np.zeros((1, D))
+        kernels.linear_moments(outputs, inputs[:, :0], ones, np.zeros((1, D, 0)), about, count, first, second)
+        data = np.array([count[0, :, 0, 0], first[0, :, 0], second[0]])
+        return {**dict(zip(names, sums)), "data": data}
 
     def _check_options(self):
         cov.check_form(self.covariance)
