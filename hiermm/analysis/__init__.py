@@ -11,6 +11,7 @@ from hiermm.analysis._named import (
     PeriodicWarning,
     ReducibleWarning,
 )
+from hiermm.analysis.compare import Comparison, compare
 from hiermm.analysis.credit import credit, path_lengths
 from hiermm.analysis.information import mutual_information
 from hiermm.analysis.memory import birkhoff, contraction, half_life
@@ -19,6 +20,7 @@ from hiermm.analysis.spectra import Lyapunov, effective_rank, eigenvalues, lyapu
 
 __all__ = [
     "AnalysisWarning",
+    "Comparison",
     "DefectiveWarning",
     "Lyapunov",
     "NotHalvedWarning",
@@ -27,6 +29,7 @@ __all__ = [
     "ScaledMatrix",
     "as_operators",
     "birkhoff",
+    "compare",
     "contraction",
     "credit",
     "effective_rank",

@@ -62,20 +62,48 @@ def credit(model, X, y=None, lags=(0, 1, 2, 4, 8, 16, 32, 64), *, lengths=None, 
     lags = check_lags(lags)
     if not hasattr(model, "credit_sources"):
         raise TypeError(f"{type(model).__name__} has no credit_sources(X, y): it cannot say what its cost depends on.")
+    logs = _log_credit(*_sources(model, X, y, lengths), lags, n_ends)
+    return logs if log else np.exp(logs)
+
+
+def relative_credit(model, X, y, lags, *, lengths=None, n_ends=None):
+    """Credit at the lags divided by credit at lag 0, as a list; None where no sequence reaches back so far.
+
+    Parameters as in `credit`. All None for a model that has no `credit_sources`.
+    """
+    missing = [None] * len(lags)
+    if not hasattr(model, "credit_sources"):
+        return missing
+    ops, sources, firsts = _sources(model, X, y, lengths)
+    live = (sources != 0).any(axis=1)
+    age = np.arange(len(sources)) - np.repeat(firsts[:-1], np.diff(firsts))
+    reach = age[live].max(initial=-1)
+    usable = [lag for lag in lags if lag <= reach]
+    if not usable:
+        return missing
+    logs = _log_credit(ops, sources, firsts, np.array([0, *usable]), n_ends)
+    known = dict(zip(usable, np.exp(logs[1:] - logs[0])))
+    return [known.get(lag) for lag in lags]
+
+
+def _sources(model, X, y, lengths):
+    """Operators, gradients (zero-sum part for chains) and the first rows of the sequences."""
     ops = as_operators(model, X, lengths=lengths)
     sources = np.array(
         model.credit_sources(X, y) if lengths is None else model.credit_sources(X, y, lengths=lengths), dtype=np.float64
     )
-    firsts = _first_steps(ops, len(sources), X, lengths)
     if sources.ndim != 2 or sources.shape[1] != ops.n_states:
         raise ValueError(f"credit_sources gave shape {sources.shape}, the operators act on {ops.n_states} components.")
-    zero_sum = ops.kind == "stochastic"
-    if zero_sum:
+    if ops.kind == "stochastic":
         sources -= sources[:, :1]
         sources -= sources.mean(axis=1, keepdims=True)
+    return ops, sources, _first_steps(ops, len(sources), X, lengths)
+
+
+def _log_credit(ops, sources, firsts, lags, n_ends):
     ends = _end_times(sources, firsts, int(lags.max()), 256 if n_ends is None else n_ends)
-    logs = np.mean([_carry_back(ops, sources[t], row, t, lags, zero_sum) for t, row in ends], axis=0)
-    return logs if log else np.exp(logs)
+    zero_sum = ops.kind == "stochastic"
+    return np.mean([_carry_back(ops, sources[t], row, t, lags, zero_sum) for t, row in ends], axis=0)
 
 
 def _first_steps(ops, n_steps, X, lengths):
