@@ -66,9 +66,8 @@ def plot_transitions(source, *, names=None, ax=None):
         ax.set_yticks(range(n), _state_names(names, n))
     if n <= 12:
         for i, j in np.ndindex(n, n):
-            ax.text(
-                j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color="black" if matrix[i, j] > 0.6 else "white"
-            )
+            text = f"{matrix[i, j]:.2f}" if matrix[i, j] else "0"  # a transition that cannot happen
+            ax.text(j, i, text, ha="center", va="center", color="black" if matrix[i, j] > 0.6 else "white")
     ax.set_title("Transition probabilities")
     return ax
 
