@@ -129,8 +129,8 @@ def test_full_batch_history_is_exact(make):
     visited = []
     options = {**QUICK, "batch_size": 10**6, "callback": lambda progress: visited.append(progress.model())}
     model = MultiscaleRNN(**options).fit(X, y)
-    for k in range(1, model.n_iter_):
-        start = visited[k - 1]
+    assert len(visited) == model.n_iter_
+    for k, start in enumerate(visited):
         if start.output_ == "regression":  # the history knows each epoch's own noise variance
             residual = np.concatenate(start.predict(X)) - np.concatenate(y)
             start.noise_variance_ = np.array([np.nanmean(residual**2)])

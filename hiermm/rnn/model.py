@@ -28,7 +28,8 @@ class Progress:
         Epochs and parameter updates so far (with `warm_start`, since the first fit).
     loss : float
         Mean training loss per observed step of this epoch: cross-entropy, or half the squared error of outputs scaled
-        to unit variance. With one batch an epoch it belongs to the parameters before the update.
+        to unit variance. With one batch an epoch and no early stopping it is exactly that of `model()`, the network
+        before the last update.
     """
 
     n_iter: int
@@ -37,7 +38,7 @@ class Progress:
     _build: Any
 
     def model(self):
-        """Return a fitted model with the present parameters."""
+        """Return a fitted model with the parameters that are kept if training stops here."""
         return self._build()
 
 
@@ -93,8 +94,8 @@ class MultiscaleRNN(FittedNetwork):
     verbose : int
         1 shows a progress bar.
     callback : callable or None
-        Called with a `Progress` after every epoch; a true answer stops training, and the parameters of that moment
-        are kept.
+        Called with a `Progress` after every epoch; a true answer stops training, and the parameters of
+        `Progress.model` are kept.
 
     Attributes
     ----------
@@ -341,7 +342,7 @@ class MultiscaleRNN(FittedNetwork):
         """Return the function that `train` calls after every epoch."""
         n_steps = fitted.n_observed()
 
-        def report(training):
+        def report(training, theta):
             loss = float(training.losses[-1].sum()) / n_steps
             loss = loss if self.output_ == "classification" else loss / 2
             bar.set_postfix(loss=f"{loss:.6f}", refresh=False)
@@ -351,7 +352,7 @@ class MultiscaleRNN(FittedNetwork):
 
             def build():
                 model = copy.copy(self)
-                model._keep_parameters(network, training.theta)
+                model._keep_parameters(network, theta)
                 if self.output_ == "regression":
                     model.noise_variance_ = self._variance(training.losses[-1], fitted)
                 return model

@@ -174,7 +174,7 @@ def gradient_descent(training, objective, held_out, model, report):
         Sequences that decide about stopping; None: the training loss does.
     model : object with the hyper-parameters as attributes
     report : callable
-        report(training) after every epoch; true: stop.
+        report(training, theta) after every epoch, theta being what its loss belongs to; true: stop and keep theta.
     """
     size = min(32, len(objective.steps)) if model.batch_size == "auto" else model.batch_size
     whole = size >= len(objective.steps)
@@ -200,11 +200,11 @@ def gradient_descent(training, objective, held_out, model, report):
             training.note(training.held_out[-1], candidate, model.tol)
         else:
             training.note(value + objective.penalty(candidate), candidate, model.tol)
-        stopped = report(training)
+        stopped = report(training, candidate)
         if stopped or training.stale >= model.n_iter_no_change:
             training.converged = True
             if stopped:
-                training.best_theta = training.theta.copy()
+                training.theta, training.best_theta = candidate.copy(), candidate
             return
 
 
@@ -228,7 +228,7 @@ def lbfgs(training, objective, held_out, model, report):
         training.losses.append(latest["losses"])
         if held_out is not None:
             training.held_out.append(held_out.mean(held_out.losses(theta)))
-        if report(training):
+        if report(training, training.theta):
             training.converged = True
             raise StopIteration
 
@@ -255,7 +255,7 @@ def random_guessing(training, objective, held_out, model, report):
             training.losses.append(losses)
         else:
             training.losses.append(training.losses[-1])
-        if report(training):
+        if report(training, training.theta):
             break
     training.converged = True
 
