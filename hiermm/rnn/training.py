@@ -114,7 +114,7 @@ class Training:
     theta: np.ndarray
     optimiser: Any
     rng: Any
-    best_theta: np.ndarray = None
+    best_theta: np.ndarray | None = None
     best: float = np.inf
     first: float | None = None
     stale: int = 0
