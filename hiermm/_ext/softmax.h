@@ -26,15 +26,20 @@ INLINE int64_t column(int64_t f, int64_t skip) { return f + (f >= skip); }
 
 /* ---- between steps in rows of memory and steps in lanes ------------------------------------------------------- */
 
-/* columns[c] = column c of `steps` <= VL rows of memory, one row a lane; lanes beyond `steps` are zero. */
+/* columns[c] = column c of `steps` <= VL rows of memory, one row a lane; lanes beyond `steps` are zero. Whole tiles of
+ * VL x VL numbers have a path of their own, which stays in registers. */
 INLINE void load_chunk(const double *rows, int64_t stride, int64_t steps, int64_t width, vd *columns) {
-    for (int64_t c = 0; c < width; c += VL) {
+    int64_t c = 0;
+    for (; steps == VL && c + VL <= width; c += VL) {
+        vd v[VL];
+        for (int l = 0; l < VL; l++) v[l] = vload(rows + l * stride + c);
+        vtranspose(v);
+        for (int l = 0; l < VL; l++) columns[c + l] = v[l];
+    }
+    for (; c < width; c += VL) {
         int64_t some = width - c < VL ? width - c : VL;
         vd v[VL] = {{0}};
-        if (steps == VL && some == VL)
-            for (int l = 0; l < VL; l++) v[l] = vload(rows + l * stride + c);
-        else
-            for (int64_t l = 0; l < steps; l++) v[l] = vload_part(rows + l * stride + c, some, 0.0);
+        for (int64_t l = 0; l < steps; l++) v[l] = vload_part(rows + l * stride + c, some, 0.0);
         vtranspose(v);
         for (int64_t l = 0; l < some; l++) columns[c + l] = v[l];
     }
@@ -42,15 +47,19 @@ INLINE void load_chunk(const double *rows, int64_t stride, int64_t steps, int64_
 
 /* The reverse of load_chunk. */
 INLINE void store_chunk(const vd *columns, int64_t stride, int64_t steps, int64_t width, double *rows) {
-    for (int64_t c = 0; c < width; c += VL) {
+    int64_t c = 0;
+    for (; steps == VL && c + VL <= width; c += VL) {
+        vd v[VL];
+        for (int l = 0; l < VL; l++) v[l] = columns[c + l];
+        vtranspose(v);
+        for (int l = 0; l < VL; l++) vstore(rows + l * stride + c, v[l]);
+    }
+    for (; c < width; c += VL) {
         int64_t some = width - c < VL ? width - c : VL;
         vd v[VL] = {{0}};
         for (int64_t l = 0; l < some; l++) v[l] = columns[c + l];
         vtranspose(v);
-        if (steps == VL && some == VL)
-            for (int l = 0; l < VL; l++) vstore(rows + l * stride + c, v[l]);
-        else
-            for (int64_t l = 0; l < steps; l++) vstore_part(rows + l * stride + c, some, v[l]);
+        for (int64_t l = 0; l < steps; l++) vstore_part(rows + l * stride + c, some, v[l]);
     }
 }
 
