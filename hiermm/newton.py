@@ -17,6 +17,18 @@ import numpy as np
 
 DAMPING = 1e-12
 LONGEST_STEP = 12.0
+SURE_RANGE = 1.79
+
+
+def empty_sums(n_groups, n_destinations, n_features):
+    """Return the zero sums that `_ext.softmax.newton_sums` adds to, by name."""
+    size = n_destinations * n_features
+    return {
+        "gradient": np.zeros((n_groups, n_destinations, n_features)),
+        "hessian": np.zeros((n_groups, size, size)),
+        "weight": np.zeros(n_groups),
+        "moments": np.zeros((n_features, n_features)),
+    }
 
 
 def damped_solve(hessian, gradient, diagonal=None):
@@ -59,7 +71,7 @@ def shorten(step, moments, axis):
     step : ndarray (..., P+1)
         Changes of the intercept and the slopes of one logit.
     moments : ndarray (P+1, P+1)
-        Sum over steps of the products of the features [1, inputs], see `feature_moments`.
+        Sum over steps of the products of the features [1, inputs].
     axis : int, tuple of int or None
         Axes of `step[..., 0]` that are shortened by a common factor (None: all).
     """
@@ -68,14 +80,40 @@ def shorten(step, moments, axis):
     return step * (LONGEST_STEP / longest)[..., None]
 
 
-def feature_moments(inputs):
-    """Return the sum over steps of f f^T (P+1, P+1) for the features f = [1, inputs]; it adds over blocks."""
-    P = inputs.shape[1]
-    moments = np.empty((P + 1, P + 1))
-    moments[0, 0] = len(inputs)
-    moments[0, 1:] = moments[1:, 0] = np.ones(len(inputs)) @ inputs
-    moments[1:, 1:] = inputs.T @ inputs
-    return moments
+def surely_rises(change, free, low, high):
+    """Whether a step towards a Newton point raises the objective for certain, so that no line search is needed.
+
+    Parameters
+    ----------
+    change : ndarray (G, M, P+1)
+        Newton point minus start, for the features [1, inputs].
+    free : ndarray (G, M) of bool
+        Destinations that take part.
+    low, high : ndarray (P,)
+        Smallest and largest value of each input in the data.
+
+    Returns
+    -------
+    bool
+        False means "not known": evaluate the objective.
+
+    Notes
+    -----
+    Along a line the log-partition function h of a step has |h'''| <= r h'', where r is the range of the logits'
+    changes: a third central moment is at most the range times the variance. Hence
+    h(1) <= h(0) + h'(0) + h''(0) (e^r - r - 1) / r^2, and because a Newton step s has s'Hs <= g's, the objective cannot
+    fall as long as (e^r - r - 1) / r^2 <= 1, which holds for r <= 1.793. Here r is bounded over the box of the inputs.
+
+    References
+    ----------
+    Bach, "Self-concordant analysis for logistic regression", Electronic Journal of Statistics 4, 2010.
+    """
+    change = np.where(free[..., None], change, 0.0)
+    middle = change[..., 0] + change[..., 1:] @ (0.5 * (low + high))
+    sides = np.abs(change[:, :, None, 1:] - change[:, None, :, 1:]) @ (0.5 * (high - low))
+    pairs = free[:, :, None] & free[:, None, :]
+    ranges = np.abs(middle[:, :, None] - middle[:, None, :]) + sides
+    return bool(np.max(ranges, where=pairs, initial=0.0) <= SURE_RANGE)
 
 
 def centred(values, free):

@@ -347,21 +347,9 @@ class SoftmaxRows:
         groups, K, n_features = self.n_parents * self.n_states, self.n_states, self.n_inputs + 1
         counts = self._per_step(xi)
         probs = self._per_step(self.probabilities(inputs) if probs is None else probs)
-        gradient = np.zeros((groups, K, n_features))
-        hessian = np.zeros((groups, K * n_features, K * n_features))
-        softmax.newton_sums(inputs, probs, counts, self._w, self._stay, gradient, hessian)
-        return {
-            "value": np.asarray(self.objective(inputs, xi)),
-            "gradient": gradient,
-            "hessian": hessian,
-            "weight": self._weight(counts),
-            "moments": newton.feature_moments(inputs),
-        }
-
-    def _weight(self, counts):
-        """Counts of the free transitions of each group."""
-        totals = np.ones(len(counts)) @ counts.reshape(len(counts), -1)
-        return (totals.reshape(counts.shape[1:]) * self._grouped(self.free)).sum(axis=-1)
+        stats = newton.empty_sums(groups, K, n_features)
+        softmax.newton_sums(inputs, probs, counts, self._w, self._stay, **stats)
+        return {"value": np.asarray(self.objective(inputs, xi)), **stats}
 
     def maximise(self, stats):
         """Return the Newton point of objective + penalty, given `statistics` taken at these parameters."""
@@ -386,6 +374,27 @@ class SoftmaxRows:
         else:
             slopes = self.coef[self.free]
         return -0.5 * self.alpha * float(np.vdot(slopes, slopes))
+
+    def surely_rises(self, goal, low, high):
+        """Whether going all the way to `goal` = `maximise(statistics)` raises objective + penalty for certain.
+
+        Parameters
+        ----------
+        goal : SoftmaxRows
+            The Newton point of these rows.
+        low, high : ndarray (P,)
+            Smallest and largest value of each input in the data.
+
+        Returns
+        -------
+        bool
+            True: no line search is needed, as in most iterations of EM but the first few. False: not known. See
+            `hiermm.newton.surely_rises`.
+        """
+        start = np.where(self.free, self.intercept, 0.0)
+        intercept = np.where(self.free, goal.intercept, 0.0) - start
+        change = np.concatenate([intercept[..., None], goal.coef - self.coef], axis=-1)
+        return newton.surely_rises(self._grouped(change), self._grouped(self.free), low, high)
 
     def between(self, other, fraction):
         """Return the rows on the straight line from these (fraction 0) to `other` (fraction 1)."""

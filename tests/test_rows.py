@@ -116,7 +116,11 @@ def test_sums_are_added_and_many_groups_take_several_passes():
         np.testing.assert_allclose(gradient[g], one[0][0], rtol=0, atol=1e-12)
         np.testing.assert_allclose(hessian[g], one[1][0], rtol=0, atol=1e-12)
     again = gradient.copy(), hessian.copy()
-    kernel.newton_sums(inputs, probs, counts, -1.0, None, *again)
+    weight, moments = np.ones(30), np.ones((7, 7))
+    kernel.newton_sums(inputs, probs, counts, -1.0, None, *again, weight, moments)
+    features = np.column_stack([np.ones(70), inputs])
+    np.testing.assert_allclose(weight, 1 + counts.sum(axis=(0, 2)), rtol=1e-13)
+    np.testing.assert_allclose(moments, 1 + features.T @ features, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(again[0], 2 * gradient, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(again[1], 2 * hessian, rtol=1e-12, atol=1e-13)
 
@@ -312,6 +316,27 @@ def test_statistics_add_over_blocks_and_take_strided_counts():
         np.testing.assert_array_equal(given[name], value)
     with pytest.raises(ValueError, match="contiguous"):
         rows.statistics(inputs, np.asfortranarray(xi))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_step_called_sure_never_falls(shared):
+    """The bound holds on many problems, says yes near the optimum, and does not say yes to an overshooting step."""
+    yes = no = fell = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        size = 10.0 ** rng.uniform(-2, 1)
+        made = make_rows(1, 3, 2, None if seed % 3 else 0.5, shared, alpha=10.0 ** rng.uniform(-4, 1), seed=seed)
+        rows = SoftmaxRows(size * made.coef, size * made.intercept, made.self_transition, shared, made.alpha)
+        inputs, xi = make_data(rng.integers(2, 40), rows, seed)
+        goal = rows.maximise(rows.statistics(inputs, xi))
+        gain = total(goal, inputs, xi) - total(rows, inputs, xi)
+        sure = rows.surely_rises(goal, inputs.min(axis=0), inputs.max(axis=0))
+        assert gain >= -1e-11 * abs(total(rows, inputs, xi)) or not sure
+        yes, no, fell = yes + sure, no + (not sure), fell + (gain < 0)
+        best, _ = climb(rows, inputs, xi)
+        again = best.maximise(best.statistics(inputs, xi))
+        assert best.surely_rises(again, inputs.min(axis=0), inputs.max(axis=0))
+    assert yes > 5 and no > 10 and fell > 5
 
 
 # -- softmax rows: hard cases ----------------------------------------------------------------------------------------

@@ -179,17 +179,32 @@ static void feature_products(int64_t chunks, const vd *u, int64_t P, vd *product
                 products[k] = (a ? u[k * P + a - 1] : one) * (b ? u[k * P + b - 1] : one);
 }
 
+/* Adds the sum over a block's `steps` of f f^T to moments (P+1, P+1). Lanes beyond the steps hold f = (1, 0). */
+static void add_moments(int64_t chunks, int64_t steps, int64_t P, const vd *products, double *moments) {
+    for (int64_t a = 0; a <= P; a++)
+        for (int64_t b = a; b <= P; b++, products += BLOCK_CHUNKS) {
+            vd sum = {0};
+            for (int64_t k = 0; k < chunks; k++) sum += products[k];
+            double s = a || b ? hsum(sum) : (double)steps;
+            moments[a * (P + 1) + b] += s;
+            if (a != b) moments[b * (P + 1) + a] += s;
+        }
+}
+
 /* Per step, with n the group's total count: residual_f = count_f - n p_f, written as a sum over pairs of
  * count_f p_g - count_g p_f so that saturated rows lose no digits, and weight_fg = n p_f p_g for f < g, the
- * off-diagonal part of the curvature; the diagonal follows, because the rows of the curvature sum to zero. */
+ * off-diagonal part of the curvature; the diagonal follows, because the rows of the curvature sum to zero. The total
+ * counts are added to *group_total. */
 INLINE void weights_body(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
-                                 double scale, vd *residual, vd *weight) {
+                         double scale, vd *residual, vd *weight, vd *group_total) {
+    vd all = {0};
     for (int64_t k = 0; k < chunks; k++, p += width, c += width) {
         vd total = {0};
         for (int64_t f = 0; f < F; f++) {
             total += c[column(f, skip)];
             residual[f * BLOCK_CHUNKS + k] = (vd){0};
         }
+        all += total;
         vd *w = weight + k, scaled = total * (scale * scale);
         for (int64_t f = 0; f < F; f++) {
             vd pf = p[column(f, skip)], cf = c[column(f, skip)] * scale, wf = pf * scaled, own = {0};
@@ -202,11 +217,12 @@ INLINE void weights_body(int64_t F, int64_t chunks, const vd *p, const vd *c, in
             residual[f * BLOCK_CHUNKS + k] += own;
         }
     }
+    *group_total += all;
 }
 
 static void group_weights(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
-                          double scale, vd *residual, vd *weight) {
-    BY_SIZE(F, weights_body, chunks, p, c, width, skip, scale, residual, weight)
+                          double scale, vd *residual, vd *weight, vd *group_total) {
+    BY_SIZE(F, weights_body, chunks, p, c, width, skip, scale, residual, weight, group_total)
 }
 
 /* sums[i][j] += sum over chunks of left[i] right[j]: one tile of a matrix product, held in registers. */

@@ -32,7 +32,8 @@ cdef extern from "softmax.h" nogil:
                           const double *intercept, vd *scratch, vd *out, int64_t width)
     void feature_products(int64_t chunks, const vd *u, int64_t P, vd *products)
     void group_weights(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
-                       double scale, vd *residual, vd *weight)
+                       double scale, vd *residual, vd *weight, vd *group_total)
+    void add_moments(int64_t chunks, int64_t steps, int64_t P, const vd *products, double *moments)
     void add_products(int64_t n_rows, int64_t n_columns, int64_t chunks, const vd *left, const vd *right,
                       vd *sums, int64_t stride)
     void spread(int64_t F, int64_t M, int64_t P, int64_t skip, const vd *residual_sums, const vd *weight_sums,
@@ -40,7 +41,7 @@ cdef extern from "softmax.h" nogil:
     void clear(int64_t vectors, vd *sums)
     double total(const vd *sums)
 
-cdef int64_t SUMS_AT_ONCE = 1 << 16  # vectors of running sums held at a time; more groups than fit take more passes
+cdef int64_t SUMS_AT_ONCE = 1 << 14  # vectors of running sums held at a time; more groups than fit take more passes
 
 
 cdef int64_t row_stride(const double[:, :, :] x, tuple shape, str name) except -1:
@@ -119,6 +120,8 @@ def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
                 stay,  # IN (G,) or None
                 double[:, :, ::1] gradient,  # OUT (G, M, P+1), added to
                 double[:, :, ::1] hessian,  # OUT (G, M*(P+1), M*(P+1)), added to
+                double[::1] weight=None,  # OUT (G,), added to: total counts of the free destinations
+                double[:, ::1] moments=None,  # OUT (P+1, P+1), added to: sum over steps of f f^T, f = [1, inputs]
                 ):
     """Gradient of sum counts * log p in (intercept, slopes) and the Hessian of its negative, at the given probs."""
     cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = gradient.shape[0], M = gradient.shape[1]
@@ -126,11 +129,15 @@ def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
     cdef const int64_t[::1] skip = skip_
     cdef int64_t p_stride = row_stride(probs, (n, G, M), "probs"), c_stride = row_stride(counts, (n, G, M), "counts")
     cdef int64_t F = F_, pairs = F * (F - 1) // 2, features = (P + 1) * (P + 2) // 2
-    cdef int64_t per_group = F * (P + 1) + pairs * features, size = M * (P + 1)
+    cdef int64_t per_group = F * (P + 1) + pairs * features + 1, size = M * (P + 1)
     if gradient.shape[2] != P + 1:
         raise ValueError(f"gradient has shape {np.shape(gradient)}, expected {(G, M, P + 1)}")
     if hessian.shape[0] != G or hessian.shape[1] != size or hessian.shape[2] != size:
         raise ValueError(f"hessian has shape {np.shape(hessian)}, expected {(G, size, size)}")
+    if weight is not None and weight.shape[0] != G:
+        raise ValueError(f"weight has length {weight.shape[0]}, expected {G}")
+    if moments is not None and (moments.shape[0] != P + 1 or moments.shape[1] != P + 1):
+        raise ValueError(f"moments has shape {np.shape(moments)}, expected {(P + 1, P + 1)}")
     cdef int64_t blocks = (n + BLOCK_STEPS - 1) // BLOCK_STEPS, block
     if n == 0 or G == 0:
         return
@@ -143,9 +150,9 @@ def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
     cdef vd *p = products + BLOCK_CHUNKS * features
     cdef vd *c = p + BLOCK_CHUNKS * at_once * M
     cdef vd *residual = c + BLOCK_CHUNKS * at_once * M
-    cdef vd *weight = residual + BLOCK_CHUNKS * F
+    cdef vd *curvature = residual + BLOCK_CHUNKS * F
     cdef vd *sums = u + BLOCK_CHUNKS * rows
-    cdef vd *own
+    cdef vd *own  # a group's sums: residuals, curvature, total counts
     cdef double scale = 1.0 / (1.0 - w) if F < M else 1.0
     with nogil:
         for turn in range(turns):
@@ -160,15 +167,19 @@ def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
                 load_block(&probs[t, first, 0], p_stride, steps, width, p)
                 load_block(&counts[t, first, 0], c_stride, steps, width, c)
                 feature_products(chunks, u, P, products)
+                if moments is not None and first == 0:
+                    add_moments(chunks, steps, P, products, &moments[0, 0])
                 for g in range(first, last):
                     own = sums + (g - first) * per_group
                     group_weights(F, chunks, p + (g - first) * M, c + (g - first) * M, width, skip[g], scale,
-                                  residual, weight)
+                                  residual, curvature, own + per_group - 1)
                     add_products(F, P + 1, chunks, residual, products, own, P + 1)
-                    add_products(pairs, features, chunks, weight, products, own + F * (P + 1), features)
+                    add_products(pairs, features, chunks, curvature, products, own + F * (P + 1), features)
             for g in range(first, last):
                 own = sums + (g - first) * per_group
                 spread(F, M, P, skip[g], own, own + F * (P + 1), &gradient[g, 0, 0], &hessian[g, 0, 0])
+                if weight is not None:
+                    weight[g] += total(own + per_group - 1)
         free(u)
 
 

@@ -144,9 +144,11 @@ class PoissonRegression(Regression):
         """
         N, D, P = self.coef_.shape
         gradient, hessian, weight = np.zeros((N, D, P + 1)), np.zeros((N, D, (P + 1) ** 2)), np.zeros((N, D))
+        moments = np.zeros((P + 1) ** 2)
         for block in step_blocks(len(outputs), (P + 1) ** 2 + 3 * N):
             features = np.hstack([np.ones((block.stop - block.start, 1)), inputs[block]])
             products = (features[:, :, None] * features[:, None, :]).reshape(len(features), -1)
+            moments += products.sum(axis=0)
             for d in range(D):
                 seen = ~np.isnan(outputs[block, d])
                 g = np.where(seen[:, None], gamma[block], 0.0)
@@ -162,7 +164,7 @@ class PoissonRegression(Regression):
             "gradient": gradient,
             "hessian": hessian.reshape(N, D, P + 1, P + 1),
             "weight": weight,
-            "moments": newton.feature_moments(inputs),
+            "moments": moments.reshape(P + 1, P + 1),
         }
 
     def maximise(self, stats):

@@ -253,20 +253,14 @@ class Logistic(Regression):
         seen = ~np.isnan(outputs[:, 0])
         inputs, gamma, symbols = inputs[seen], gamma[seen], outputs[seen, 0].astype(np.int64)
         N, M, P = self.coef_.shape
-        gradient, hessian, value = np.zeros((N, M, P + 1)), np.zeros((N, M * (P + 1), M * (P + 1))), 0.0
+        stats, value = newton.empty_sums(N, M, P + 1), 0.0
         for block in step_blocks(len(inputs), N * M):
             u, probs = inputs[block], self.probabilities(inputs[block], block.stop - block.start)
             counts = np.zeros_like(probs)
             counts[np.arange(len(u)), :, symbols[block]] = gamma[block]
-            softmax.newton_sums(u, probs, counts, -1.0, None, gradient, hessian)
+            softmax.newton_sums(u, probs, counts, -1.0, None, **stats)
             value += softmax.objective(u, self.coef_, self.intercept_, -1.0, None, counts)
-        return {
-            "value": np.asarray(value),
-            "gradient": gradient,
-            "hessian": hessian,
-            "weight": gamma.sum(axis=0),
-            "moments": newton.feature_moments(inputs),
-        }
+        return {"value": np.asarray(value), **stats}
 
     def maximise(self, stats):
         """Return the Newton point of objective + log prior; states without responsibility keep their parameters."""
