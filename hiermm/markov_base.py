@@ -79,7 +79,8 @@ class MarkovModel(BaseEstimator):
                 if fits[-1].interrupted:
                     break
         best = em.best_of(fits)
-        self._keep(best.parameters, self.history_[:-1] + best.history if go_on else best.history)
+        before = getattr(self, "history_", [])[:-1] if go_on else []  # known parameters have no history
+        self._keep(best.parameters, before + best.history)
         self.converged_ = best.converged
         if any(fit.interrupted for fit in fits):
             raise KeyboardInterrupt

@@ -21,6 +21,8 @@ from hiermm.experiments.trials import Trial, integer, run_trials
 from hiermm.operators import Operators
 from hiermm.tasks import two_sequence as two_sequence_task
 
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 TINY = {6: 2, 9: 1}  # trials by length
 SOME = ("rnn-sgd-2", "guessing", "iohmm-latched")
 
@@ -297,7 +299,7 @@ def test_network_experiment_measures_shares_of_the_variance():
     (trial,) = network.plan(("guessing",), {5: 1}, quick=True)
     found = network.run(trial)
     train, test = network.draw(trial)
-    assert test.X.shape == (200, 5, 2) and 0 <= found["train_error"] and np.isfinite(found["test_error"])
+    assert test.X.shape == (200, 5, 2) and found["train_error"] >= 0 and np.isfinite(found["test_error"])
     assert np.mean((train.y.mean() - train.y) ** 2) / train.y.var() == pytest.approx(1)
 
 
@@ -346,6 +348,13 @@ def test_tomita_command(tmp_path, capsys):
     arguments.run(arguments)
     assert "published mean" in capsys.readouterr().out
     assert len(read(tmp_path / "out" / "results.csv")) == 4
+
+
+def test_rows_by_default_and_all():
+    assert command._rows(two_sequence, ["all"]) == tuple(CONTESTANTS)
+    assert set(CONTESTANTS) - set(command._rows(two_sequence, None)) == {
+        name for name in CONTESTANTS if CONTESTANTS[name].family == "remedy"
+    }
 
 
 @pytest.mark.parametrize(

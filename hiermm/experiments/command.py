@@ -28,7 +28,9 @@ def add_experiment(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--trials", metavar="N", type=_positive, help="trials for each model and length (10; tomita 20)"
     )
-    parser.add_argument("--models", metavar="M,...", type=lambda text: text.split(","), help="rows (all but remedies)")
+    parser.add_argument(
+        "--models", metavar="M,...", type=lambda text: text.split(","), help="rows, or all (all but remedies)"
+    )
     parser.add_argument("--noise", metavar="A", type=_noise, help="noise after the pattern, two-sequence only (0.1)")
     parser.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of data and models (%(default)s)")
     parser.add_argument("--jobs", metavar="J", type=_positive, default=2, help="processes (%(default)s)")
@@ -56,8 +58,8 @@ def run_experiment(args: argparse.Namespace) -> None:
 
 
 def _rows(experiment, names):
-    if names is None:
-        return experiment.ROWS
+    if names is None or names == ["all"]:
+        return experiment.ROWS if names is None else experiment.ALL_ROWS
     unknown = [name for name in names if name not in experiment.ALL_ROWS]
     if unknown:
         raise ValueError(f"there is no row {unknown[0]!r}; the rows are {', '.join(experiment.ALL_ROWS)}")

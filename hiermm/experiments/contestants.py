@@ -225,7 +225,8 @@ def last_probability(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _rows():
-    solvers = {"sgd": ("gradient descent", {"momentum": 0.0, "learning_rate_init": 0.05}), "adam": ("Adam", {})}
+    plain = {"momentum": 0.0, "clip_norm": None, "learning_rate_init": 0.05}
+    solvers = {"sgd": ("gradient descent", plain), "adam": ("Adam", {"clip_norm": 1.0, "learning_rate_init": 5e-3})}
     for start in ("uniform", "orthogonal"):
         for solver, (words, options) in solvers.items():
             for n in ARCHITECTURES:
