@@ -1,4 +1,4 @@
-"""How the chains of the experiments are built and started: by default, latched, with restarts, or annealed."""
+"""How the chains of the experiments are built and started: at random, latched, with restarts, or annealed."""
 
 import copy
 from typing import Any
@@ -13,7 +13,14 @@ from hiermm.multiscale import MultiscaleIOHMM
 # States of every chain, 8 in all, by number of time scales.
 SIZES = {1: (8,), 2: (2, 4), 3: (2, 2, 2)}
 TOL = 1e-6
-KEPT = ("timescales", "clock", "coupling", "tol", "alpha")  # what a start from known parameters keeps of a model
+KEPT = (
+    "timescales",
+    "clock",
+    "coupling",
+    "init",
+    "tol",
+    "alpha",
+)  # what a start from known parameters keeps of a model
 CHUNK = 10  # EM iterations between looks at whether the training set is learnt
 
 
@@ -44,6 +51,8 @@ def make(problem: Any, n_scales: int, **options: Any) -> Any:
     options = {"emission": "categorical" if problem.classes else "gaussian", "tol": TOL, **options}
     if n_scales == 1:
         return IOHMM(SIZES[1][0], **options)
+    # Growing levels from blocks of the outputs (init="grow") has nothing to work on where only the end has a target.
+    options = {"init": "random", **options}
     return MultiscaleIOHMM(SIZES[n_scales], **{"timescales": time_scales(n_scales, problem.X.shape[1]), **options})
 
 
@@ -64,23 +73,26 @@ def learn(model: Any, problem: Any, n_updates: int) -> tuple[Any, Any]:
     return model, first
 
 
-def default(problem: Any, n_scales: int, n_updates: int, seed: int, **options: Any) -> tuple[Any, Any]:
-    """Fit from the start that the estimator itself makes; returns what `learn` returns, as do all below."""
+def random(problem: Any, n_scales: int, n_updates: int, seed: int, **options: Any) -> tuple[Any, Any]:
+    """Fit from a random start, as the estimator makes it; returns what `learn` returns, as do all below."""
     return learn(make(problem, n_scales, random_state=seed, **options), problem, n_updates)
 
 
 def restarts(problem: Any, n_scales: int, n_updates: int, seed: int, **options: Any) -> tuple[Any, None]:
-    """Fit from ten starts of the estimator's own, of which the likeliest is kept."""
+    """Fit from ten random starts, of which the likeliest is kept."""
     model = make(problem, n_scales, random_state=seed, n_init=10, max_iter=n_updates, **options)
     return model.fit(with_blank_start(problem.X), problem.y), None
 
 
-def latched(problem: Any, n_scales: int, n_updates: int, seed: int, **options: Any) -> tuple[Any, Any]:
+def latched(
+    problem: Any, n_scales: int, n_updates: int, seed: int, dwell: float | None = None, **options: Any
+) -> tuple[Any, Any]:
     """Fit from a start that holds what it has: it stays unless a large input makes it move.
 
-    While the input is 0, a level that moves freely stays with probability 1 - 1/(2m), m the number of its moves in a
-    sequence, so that what a state was at the start is not lost by the end. The slopes are drawn large enough for
-    an input of size 1 to overrule that. Half of the states begin with either class as the likely one.
+    While the input is 0, a level that moves freely stays with probability 1 - 1/dwell at each of its moves. By default
+    the dwell is twice the number of its moves in a sequence, so that the state of the start is not lost by the end.
+    The slopes are drawn large enough for an input of size 1/2 to overrule that. Half of the states begin with either
+    class as the likely one.
     """
     rng = np.random.default_rng(seed)
     template = make(problem, n_scales, **options)
@@ -92,7 +104,7 @@ def latched(problem: Any, n_scales: int, n_updates: int, seed: int, **options: A
     initial, coef, intercept = [], [], []
     for size, scale, parent in zip(sizes, scales, parents):
         moves = length / scale if periodic else length
-        hold = np.log(2 * max(moves, 1) * (size - 1))
+        hold = np.log(((dwell or 2 * max(moves, 1)) - 1) * (size - 1))
         initial.append(np.full((parent, size), 1 / size))
         coef.append(2 * hold * rng.standard_normal((parent, size, size, problem.X.shape[2])))
         intercept.append(np.broadcast_to(hold * np.eye(size), (parent, size, size)))
@@ -149,7 +161,7 @@ def tempered(problem: Any, n_scales: int, n_updates: int, seed: int, **options: 
 
 
 STARTS = {
-    "default": default,
+    "random": random,
     "restarts": restarts,
     "latched": latched,
     "annealed": annealed,

@@ -22,6 +22,7 @@ ARCHITECTURES = {
     6: ((2, 2, 3, 3, 3, 3), (32, 16, 8, 4, 2, 1)),
 }
 LETTERS = dict(zip(ARCHITECTURES, "ABCDE"))
+DWELLS = (2, 8, 32, 128)  # steps that the start of an IOHMM stays in a state, to see what start is slow enough
 PROBES = 4  # sequences along which memory is measured
 
 
@@ -194,7 +195,7 @@ def guessing(problem: Problem, n_updates: int, seed: int) -> Fitted:
     return watch.fitted(model, last_probability(model) if problem.classes else last_step(model))
 
 
-def chain(n_scales: int, start: str = "default", **options: Any) -> Callable[[Problem, int, int], Fitted]:
+def chain(n_scales: int, start: str = "random", **options: Any) -> Callable[[Problem, int, int], Fitted]:
     """Return a `fit` for an IOHMM (one scale) or a MultiscaleIOHMM; `start` is a key of `chains.STARTS`."""
 
     def fit(problem, n_updates, seed):
@@ -235,8 +236,8 @@ def _rows():
                 fit = network(n, solver=solver, initialization=start, **options)
                 yield Contestant(f"rnn-{solver}-{n}{suffix}", label, "network", n, fit)
     yield Contestant("guessing", "random guessing", "guessing", 1, guessing)
-    for start, family, words in [("default", "chain", ""), ("latched", "remedy", ", latched start")]:
-        suffix = "" if start == "default" else f"-{start}"
+    for start, family, words in [("random", "chain", ""), ("latched", "remedy", ", latched start")]:
+        suffix = "" if start == "random" else f"-{start}"
         yield Contestant(f"iohmm{suffix}", f"IOHMM{words}", family, 1, chain(1, start))
         for coupling, way in [("slower", "slow steers fast"), ("faster", "fast steers slow")]:
             for clock in ("sticky", "periodic"):
@@ -244,6 +245,11 @@ def _rows():
                     name = f"{clock}-{n}-{coupling}{suffix}"
                     fit = chain(n, start, clock=clock, coupling=coupling)
                     yield Contestant(name, f"MultiscaleIOHMM {n}, {clock}, {way}{words}", family, n, fit)
+    for dwell in DWELLS:
+        fit = chain(1, "latched", dwell=dwell)
+        yield Contestant(f"iohmm-dwell-{dwell}", f"IOHMM, start dwells {dwell} steps", "remedy", 1, fit)
+    grown = chain(2, "random", init="grow")
+    yield Contestant("sticky-2-grown", "MultiscaleIOHMM 2, sticky, grown start", "remedy", 2, grown)
     yield Contestant("iohmm-restarts", "IOHMM, best of 10 starts", "remedy", 1, chain(1, "restarts"))
     yield Contestant("iohmm-tempered", "IOHMM, deterministic annealing", "remedy", 1, chain(1, "tempered"))
     yield Contestant("sticky-2-annealed", "MultiscaleIOHMM 2, sticky, w annealed", "remedy", 2, chain(2, "annealed"))

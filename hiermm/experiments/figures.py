@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hiermm.experiments.contestants import CONTESTANTS, LETTERS
+from hiermm.experiments.contestants import CONTESTANTS, DWELLS, LETTERS
 
 # Panels: title and the rows in it.
 CHAINS = ("iohmm", "sticky-2", "sticky-3", "periodic-2", "periodic-3")
@@ -21,10 +21,17 @@ PANELS = {
         f"chains, {words}, {way} levels steer": [
             f"{name}{'' if name == 'iohmm' else '-' + coupling}{suffix}" for name in CHAINS
         ]
-        for suffix, words in (("", "default start"), ("-latched", "latched start"))
+        for suffix, words in (("", "random start"), ("-latched", "latched start"))
         for coupling, way in (("slower", "slow"), ("faster", "fast"))
     },
-    "baseline and other remedies": ["guessing", "iohmm-restarts", "iohmm-tempered", "sticky-2-annealed"],
+    "IOHMM, starts that dwell": ["iohmm", *(f"iohmm-dwell-{dwell}" for dwell in DWELLS), "iohmm-latched"],
+    "baseline and other remedies": [
+        "guessing",
+        "iohmm-restarts",
+        "iohmm-tempered",
+        "sticky-2-annealed",
+        "sticky-2-grown",
+    ],
 }
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#F0E442", "#E69F00", "#D55E00")
