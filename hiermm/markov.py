@@ -2,6 +2,7 @@
 
 import numpy as np
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from hiermm import inference
 from hiermm.emissions.base import Emission
@@ -12,6 +13,11 @@ from hiermm.sequences import BLOCK, Sequences, inputs_outputs, observations
 
 class _HMMFamily(MarkovModel):
     """Models of observations alone: X holds the observations, y is ignored."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     def _read(self, X, y, lengths, emission, reset=False):
         text = emission.discrete and np.asarray(X[0] if isinstance(X, (list, tuple)) else X).dtype.kind in "OUS"
@@ -29,11 +35,13 @@ class _HMMFamily(MarkovModel):
         return Sequences(sequences.inputs, codes, sequences.offsets, sequences.form)
 
     def _read_outputs(self, X, y, lengths):
+        check_is_fitted(self, "emission_")
         sequences = self._read(X, y, lengths, self.emission_)
         self.emission_.check(sequences.outputs, sequences.inputs)
         return sequences
 
     def _read_inputs(self, X, lengths):
+        check_is_fitted(self, "emission_")
         return self._read(X, None, lengths, self.emission_)
 
     def predict(self, X, *, lengths=None):
@@ -109,11 +117,13 @@ class _IOHMMFamily(MarkovModel):
         return Sequences(sequences.inputs, codes, sequences.offsets, sequences.form)
 
     def _read_outputs(self, X, y, lengths):
+        check_is_fitted(self, "emission_")
         sequences = self._read(X, y, lengths, self.emission_)
         self.emission_.check(sequences.outputs, sequences.inputs)
         return sequences
 
     def _read_inputs(self, X, lengths):
+        check_is_fitted(self, "emission_")
         sequences = inputs_outputs(X, None, lengths)
         self._check_features(X, sequences.inputs.shape[1], reset=False)
         self._check_symbols(sequences, reset=False)
