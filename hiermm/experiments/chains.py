@@ -78,6 +78,11 @@ def random(problem: Any, n_scales: int, n_updates: int, seed: int, **options: An
     return learn(make(problem, n_scales, random_state=seed, **options), problem, n_updates)
 
 
+def patient(problem: Any, n_scales: int, n_updates: int, seed: int, **options: Any) -> tuple[Any, Any]:
+    """Fit from a random start with ten times the updates, and without stopping where EM hardly gains."""
+    return learn(make(problem, n_scales, random_state=seed, tol=0.0, **options), problem, 10 * n_updates)
+
+
 def restarts(problem: Any, n_scales: int, n_updates: int, seed: int, **options: Any) -> tuple[Any, None]:
     """Fit from ten random starts, of which the likeliest is kept."""
     model = make(problem, n_scales, random_state=seed, n_init=10, max_iter=n_updates, **options)
@@ -162,6 +167,7 @@ def tempered(problem: Any, n_scales: int, n_updates: int, seed: int, **options: 
 
 STARTS = {
     "random": random,
+    "patient": patient,
     "restarts": restarts,
     "latched": latched,
     "annealed": annealed,

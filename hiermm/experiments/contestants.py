@@ -250,6 +250,7 @@ def _rows():
         yield Contestant(f"iohmm-dwell-{dwell}", f"IOHMM, start dwells {dwell} steps", "remedy", 1, fit)
     grown = chain(2, "random", init="grow")
     yield Contestant("sticky-2-grown", "MultiscaleIOHMM 2, sticky, grown start", "remedy", 2, grown)
+    yield Contestant("iohmm-patient", "IOHMM, ten times the iterations", "remedy", 1, chain(1, "patient"))
     yield Contestant("iohmm-restarts", "IOHMM, best of 10 starts", "remedy", 1, chain(1, "restarts"))
     yield Contestant("iohmm-tempered", "IOHMM, deterministic annealing", "remedy", 1, chain(1, "tempered"))
     yield Contestant("sticky-2-annealed", "MultiscaleIOHMM 2, sticky, w annealed", "remedy", 2, chain(2, "annealed"))

@@ -25,8 +25,9 @@ PANELS = {
         for coupling, way in (("slower", "slow"), ("faster", "fast"))
     },
     "IOHMM, starts that dwell": ["iohmm", *(f"iohmm-dwell-{dwell}" for dwell in DWELLS), "iohmm-latched"],
-    "baseline and other remedies": [
-        "guessing",
+    "baseline": ["guessing"],
+    "chains, other remedies": [
+        "iohmm-patient",
         "iohmm-restarts",
         "iohmm-tempered",
         "sticky-2-annealed",
@@ -35,6 +36,7 @@ PANELS = {
 }
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#F0E442", "#E69F00", "#D55E00")
+LEFT = (-30, 5)  # range shown of log10 of what is left
 FAMILY_MARKS = {"network": ("o", "#0072B2", "RNN"), "guessing": ("x", "#000000", "random guessing")}
 CHAIN_MARKS = {
     "iohmm": ("s", "#009E73", "IOHMM"),
@@ -48,26 +50,41 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def _figure(n_panels, size):
+def _figure(n_panels, columns, size):
     """A figure that needs no display, and its axes."""
     from matplotlib.figure import Figure
 
-    columns = min(n_panels, 2)
+    columns = min(n_panels, columns)
     rows = -(-n_panels // columns)
     figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained", dpi=120)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axis in axes[n_panels:]:
         axis.remove()
+    for axis in axes[:n_panels]:
+        axis.spines[["top", "right"]].set_visible(False)
     return figure, axes[:n_panels]
 
 
-def _short(row):
-    """Label of a row within its panel."""
+def _short(row, title):
+    """Label of a row within its panel: what the title does not say already."""
     if row.startswith("rnn"):
         n = CONTESTANTS[row].n_scales
         return f"{n} scale{'s' if n > 1 else ''}"
-    words = row.replace("iohmm", "IOHMM").split("-")
-    return " ".join(word for word in words if word not in ("latched", "slower", "faster"))
+    words = row.replace("iohmm", "IOHMM").replace("guessing", "random guessing").split("-")
+    said = ("slower", "faster") if "latched" not in title else ("slower", "faster", "latched")
+    return " ".join(word for word in words if word not in said)
+
+
+def _panels(found, lengths):
+    """Panels that show something that no panel before them shows, with the rows that there are."""
+    shown: set[str] = set()
+    panels = {}
+    for title, names in PANELS.items():
+        here = [name for name in names if any((name, length) in found for length in lengths)]
+        if set(here) - shown:
+            panels[title] = here
+        shown.update(here)
+    return panels
 
 
 def draw_errors(summary: list[dict], path: Path, error: str, chance: float) -> None:
@@ -77,40 +94,38 @@ def draw_errors(summary: list[dict], path: Path, error: str, chance: float) -> N
     """
     found = {(row["row"], row["length"]): row for row in summary}
     lengths = sorted({row["length"] for row in summary})
-    panels = {
-        title: [name for name in rows if any((name, length) in found for length in lengths)]
-        for title, rows in PANELS.items()
-    }
-    panels = {title: rows for title, rows in panels.items() if rows}
-    figure, axes = _figure(len(panels), (6.6, 3.1))
-    top = 1.15 * chance
+    panels = _panels(found, lengths)
+    figure, axes = _figure(len(panels), 2, (6.6, 2.9))
     for axis, (title, rows) in zip(axes, panels.items()):
         width = 0.8 / len(rows)
         for k, name in enumerate(rows):
             here = [(i, found[name, length]) for i, length in enumerate(lengths) if (name, length) in found]
             x = np.array([i for i, _ in here]) + (k - (len(rows) - 1) / 2) * width
-            height = np.array([row["fresh error"] for _, row in here])
-            spread = np.array([row["fresh sd"] for _, row in here])
-            train = np.array([row["train error"] for _, row in here])
-            low = np.minimum(spread, height)
-            axis.bar(x, height, width * 0.92, color=COLOURS[k], edgecolor="#555555", linewidth=0.4, label=_short(name))
-            axis.errorbar(x, height, [low, spread], fmt="none", ecolor="#555555", elinewidth=0.8, capsize=1.5)
-            axis.hlines(train, x - width * 0.46, x + width * 0.46, color="black", linewidth=1.6)
-            top = max(top, min((height + spread).max(initial=0), 2 * chance))
+            label = _short(name, title)
+            _bars(axis, x, width, [row for _, row in here], {"color": COLOURS[k], "label": label})
         axis.axhline(chance, color="#888888", linewidth=0.8, linestyle="--")
         axis.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
-        axis.set_xlabel("sequence length")
+        axis.set_xlim(-0.6, len(lengths) - 0.4)
         axis.set_title(title, fontsize=11)
         axis.legend(fontsize=7.5, ncols=3, loc="upper left", framealpha=0.9)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylim(0, 1.3 * top)
+    for axis in axes[-2:]:
+        axis.set_xlabel("sequence length")
     for axis in axes[::2]:
-        axis.set_ylabel(error)
-    figure.suptitle(
-        "Bars: fresh sequences, mean and sd over trials. Black lines: training error. Dashed: a constant answer.",
-        fontsize=10,
-    )
+        axis.set_ylabel(error, fontsize=9)
+    highest = max(row["fresh error"] + row["fresh sd"] for row in summary)
+    axes[0].set_ylim(0, 1.35 * min(max(highest, chance), 1.6 * chance))
+    says = "Bars: fresh sequences, mean and sd over trials. Black lines: training error. Dashed: a constant answer."
+    figure.suptitle(says, fontsize=10)
     figure.savefig(path)
+
+
+def _bars(axis, x, width, rows, style):
+    """Bars of the fresh error with whiskers of one standard deviation, and lines at the training error."""
+    height, spread, train = (np.array([row[key] for row in rows]) for key in ("fresh error", "fresh sd", "train error"))
+    axis.bar(x, height, 0.92 * width, edgecolor="#555555", linewidth=0.4, **style)
+    whiskers = [np.minimum(spread, height), spread]
+    axis.errorbar(x, height, whiskers, fmt="none", ecolor="#555555", elinewidth=0.8, capsize=1.5)
+    axis.hlines(train, x - 0.46 * width, x + 0.46 * width, color="black", linewidth=1.6)
 
 
 def _mark(row):
@@ -119,28 +134,27 @@ def _mark(row):
 
 
 def draw_memory(outcomes: list[dict], path: Path, error: str, chance: float) -> None:
-    """Draw the error on fresh sequences of every trial against half-life and against what is left at the end."""
-    figure, axes = _figure(2, (6.2, 4.2))
-    kinds: dict[tuple, list[dict]] = {_mark(outcome["row"]): [] for outcome in outcomes}
-    for outcome in outcomes:
-        kinds[_mark(outcome["row"])].append(outcome)
-    jitter = np.random.default_rng(0)
-    for (marker, colour, label), mine in kinds.items():
-        length, half_life, left, errors = (
+    """Draw the error on fresh sequences of every trial against three measures of the model's memory."""
+    figure, axes = _figure(3, 3, (4.8, 4.2))
+    jitter = np.random.default_rng(0)  # so that equal errors do not hide one another
+    for marker, colour, label in dict.fromkeys(_mark(outcome["row"]) for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if _mark(outcome["row"])[2] == label]
+        length, half_life, left, before, errors = (
             np.array([outcome[key] for outcome in mine], dtype=float)
-            for key in ("length", "half_life", "log_contraction", "test_error")
+            for key in ("length", "half_life", "log_contraction", "start_log_contraction", "test_error")
         )
-        errors = errors + 0.01 * chance * jitter.uniform(-1, 1, len(errors))
-        ratio = np.clip(np.where(np.isfinite(half_life), half_life, np.inf) / length, 1e-4, 10.0)
-        for axis, x in ((axes[0], ratio), (axes[1], np.clip(left / np.log(10), -30, 5))):
-            axis.scatter(x, errors, s=18, marker=marker, color=colour, alpha=0.55, linewidths=0.8, label=label)
+        errors = errors + 0.012 * chance * jitter.uniform(-1, 1, len(errors))
+        xs = np.clip(half_life / length, 1e-4, 10.0), *(np.clip(x / np.log(10), *LEFT) for x in (left, before))
+        for axis, x in zip(axes, xs):
+            axis.scatter(x, errors, s=16, marker=marker, color=colour, alpha=0.5, linewidths=0.8, label=label)
     axes[0].set_xscale("log")
-    axes[0].set_xlabel("half-life / sequence length (10: not halved within the sequence)")
-    axes[1].set_xlabel("log10 of what is left at the end of a difference at the start\n(-30: that or less)")
+    axes[0].set_xlabel("half-life / length\n(10: not halved within the sequence)")
+    axes[1].set_xlabel(f"log10 of what is left at the end\nof a difference at the start ({LEFT[0]}: or less)")
+    axes[2].set_xlabel("the same after the first update")
     axes[0].set_ylabel(error)
-    axes[0].legend(fontsize=8, loc="lower left")
     for axis in axes:
         axis.axhline(chance, color="#888888", linewidth=0.8, linestyle="--")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylim(-0.05 * chance, min(max(o["test_error"] for o in outcomes) * 1.05, 3 * chance))
+    axes[0].set_ylim(-0.05 * chance, min(1.05 * max(outcome["test_error"] for outcome in outcomes), 2 * chance))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9)
     figure.savefig(path)

@@ -88,6 +88,24 @@ def summarise(outcomes: list[dict]) -> list[dict]:
     return table
 
 
+def markdown(summary: list[dict]) -> str:
+    """Return a Markdown table with a line for each row and a column for each length.
+
+    A cell holds the mean error on fresh sequences, its standard deviation and, in brackets, the share of the trials
+    that were solved.
+    """
+    lengths = sorted({row["length"] for row in summary})
+    found = {(row["row"], row["length"]): row for row in summary}
+    lines = ["| row | " + " | ".join(f"T = {length:,}" for length in lengths) + " |", "|---" * (len(lengths) + 1) + "|"]
+    for name in dict.fromkeys(row["row"] for row in summary):
+        cells = [found.get((name, length)) for length in lengths]
+        shown = [
+            f"{c['fresh error']:.3f} ± {c['fresh sd']:.3f} ({c['solved']:.1f})" if c is not None else "" for c in cells
+        ]
+        lines.append(f"| `{name}` | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
     """Return Spearman's rank correlation, ties sharing their mean rank; None where x or y is constant.
 
@@ -140,7 +158,7 @@ def correlations(outcomes: list[dict]) -> list[dict]:
 
 
 def write(outcomes: list[dict], folder: Path, error: str, chance: float, say: Callable[[str], None] = print) -> None:
-    """Write results.csv, timings.csv, summary.csv, correlations.csv and figures to a folder, and print the tables.
+    """Write the tables (results, timings, summary, correlations, errors.md) and figures to a folder, and print them.
 
     Parameters
     ----------
@@ -159,6 +177,7 @@ def write(outcomes: list[dict], folder: Path, error: str, chance: float, say: Ca
     summary, related = summarise(outcomes), correlations(outcomes)
     write_csv(folder / "summary.csv", summary)
     write_csv(folder / "correlations.csv", related)
+    (folder / "errors.md").write_text(markdown(summary), encoding="utf-8")
     say(text_table(summary))
     say("\nDoes the half-life predict the error? Rank correlations with the error on fresh sequences, over trials.")
     say(text_table(related))
