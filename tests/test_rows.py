@@ -457,6 +457,19 @@ def test_counts_of_parameters():
     assert make_rows(1, 2, 4, w=0.5, shared=True).n_parameters == 0
 
 
+def test_penalty_counts_only_slopes_that_take_part():
+    rows = make_rows(2, 3, 2, alpha=0.4)
+    np.testing.assert_allclose(rows.penalty(), -0.2 * (rows.coef**2).sum(), rtol=1e-14)
+    intercept = rows.intercept.copy()
+    intercept[0, 1, 2] = -np.inf
+    rows = SoftmaxRows(rows.coef, intercept, self_transition=0.5, alpha=0.4)
+    part = ~np.eye(3, dtype=bool) & np.ones((2, 1, 1), dtype=bool)
+    part[0, 1, 2] = False
+    np.testing.assert_allclose(rows.penalty(), -0.2 * (rows.coef[part] ** 2).sum(), rtol=1e-14)
+    shared = make_rows(2, 3, 2, shared=True, alpha=0.4)
+    np.testing.assert_allclose(shared.penalty(), -0.2 * (shared.coef[1, 2] ** 2).sum(), rtol=1e-14)
+
+
 def test_between_is_a_straight_line():
     a, b = make_rows(1, 3, 2, seed=1), make_rows(1, 3, 2, seed=2)
     middle = a.between(b, 0.25)
