@@ -116,9 +116,7 @@ def test_history_ends_with_the_score(solver, options, make):
     assert len(model.history_) == model.n_iter_ + 1
     assert model.history_[-1] == model.score(X, y)
     assert np.isfinite(model.history_).all()
-    assert len(model.validation_history_) == (
-        model.n_iter_ if options.get("early_stopping") and solver != "random" else 0
-    )
+    assert len(model.validation_history_) == (model.n_iter_ if options.get("early_stopping") else 0)
 
 
 @quiet
@@ -214,13 +212,15 @@ def test_convergence():
         assert not MultiscaleRNN(**{**QUICK, "max_iter": 2}).fit(X, y).converged_
 
 
-def test_early_stopping_keeps_what_was_best_on_held_out_sequences():
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_early_stopping_keeps_what_was_best_on_held_out_sequences(solver):
     rng = np.random.default_rng(0)
     X = [rng.normal(size=(10, 1)) for _ in range(20)]
     y = [rng.normal(size=10) for _ in X]  # nothing to learn: training longer only overfits
     options = {
         "n_units": (10, 10),
         "timescales": (2, 1),
+        "solver": solver,
         "learning_rate_init": 0.02,
         "max_iter": 400,
         "random_state": 0,

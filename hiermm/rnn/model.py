@@ -146,8 +146,8 @@ class MultiscaleRNN(FittedNetwork):
     >>> X = [rng.normal(size=(rng.integers(10, 20), 1)) for _ in range(40)]
     >>> y = ["up" if x[0, 0] > 0 else "down" for x in X]        # one label a sequence, for its last step
     >>> model = MultiscaleRNN((4, 4), timescales=(8, 1), learning_rate_init=0.01, random_state=0).fit(X, y)
-    >>> model.predict(X)[0][-1] == y[0]
-    np.True_
+    >>> bool(model.predict(X)[0][-1] == y[0])
+    True
     """
 
     def __init__(

@@ -196,7 +196,7 @@ def gradient_descent(training, objective, held_out, model, report):
         training.losses.append(total)
         if held_out is not None:
             candidate = training.theta.copy()
-            training.held_out.append(held_out.mean(held_out.losses(candidate)))
+            training.held_out.append(held_out.value(candidate))
             training.note(training.held_out[-1], candidate, model.tol)
         else:
             training.note(value + objective.penalty(candidate), candidate, model.tol)
@@ -219,16 +219,20 @@ def lbfgs(training, objective, held_out, model, report):
         training.updates += 1
         if training.diverged(value):
             raise StopIteration
-        training.note(value, theta.copy(), 0.0)
+        if held_out is None:
+            training.note(value, theta.copy(), 0.0)
         return value, gradient.copy()
 
     def after(theta):
         training.theta = theta.copy()
         training.epochs += 1
         training.losses.append(latest["losses"])
+        stopped = report(training, training.theta)
         if held_out is not None:
-            training.held_out.append(held_out.mean(held_out.losses(theta)))
-        if report(training, training.theta):
+            training.held_out.append(held_out.value(theta))
+            training.note(training.held_out[-1], training.theta, model.tol)
+            stopped = stopped or training.stale >= model.n_iter_no_change
+        if stopped:
             training.converged = True
             raise StopIteration
 
@@ -237,24 +241,26 @@ def lbfgs(training, objective, held_out, model, report):
         found = minimize(evaluate, training.theta, jac=True, method="L-BFGS-B", callback=after, options=options)
         training.theta, training.converged = found.x, training.converged or found.status == 0
     except StopIteration:
-        training.theta = training.theta if training.converged else training.best_theta
+        if not training.converged and training.best_theta is not None:
+            training.theta = training.best_theta
 
 
 def random_guessing(training, objective, held_out, model, report):
     """Draw `max_iter` parameter vectors and keep the best (Hochreiter & Schmidhuber, 1996)."""
-    network = objective.runner.network
+    network, judge = objective.runner.network, objective if held_out is None else held_out
     for _ in range(model.max_iter):
         theta = network.guess(training.rng, model.guess_range)
-        losses = objective.losses(theta)
-        value = objective.mean(losses) + objective.penalty(theta)
+        value = judge.value(theta)
         training.epochs += 1
         training.updates += 1
         if value < training.best or training.best_theta is None:
             training.theta = training.best_theta = theta
             training.best = value
-            training.losses.append(losses)
+            training.losses.append(objective.losses(theta))
         else:
             training.losses.append(training.losses[-1])
+        if held_out is not None:
+            training.held_out.append(training.best)
         if report(training, training.theta):
             break
     training.converged = True
@@ -291,8 +297,8 @@ def train(training, network, parts, classes, model, report):
     training, loss, theta
         With the parameters to keep and their deciding loss.
     """
-    objective, *rest = (Objective(network, part, classes, model.alpha) for part in parts)
-    held_out = rest[0] if rest else None
+    objective = Objective(network, parts[0], classes, model.alpha)
+    held_out = Objective(network, parts[1], classes, 0.0) if len(parts) > 1 else None
     training.stale, training.converged = 0 if training.converged else training.stale, False
     with np.errstate(all="ignore"):
         try:
