@@ -12,29 +12,9 @@ import numpy as np
 
 from hiermm.inference import Transitions
 from hiermm.rows import SoftmaxRows, TableRows
+from hiermm.structure import PARENT, Structure
 
-PARENT = {"slower": -1, "faster": 1, "none": 0}
-CLOCKS = ("sticky", "periodic")
 MAX_DENSE_BYTES = 1 << 31
-
-
-def parent_level(level, n_levels, coupling):
-    """Return the level that steers `level`, or None."""
-    parent = level + PARENT[coupling]
-    return parent if coupling != "none" and 0 <= parent < n_levels else None
-
-
-def parent_sizes(sizes, coupling):
-    """Return R_s, the number of states of each level's parent (1 without a parent)."""
-    parents = [parent_level(s, len(sizes), coupling) for s in range(len(sizes))]
-    return [1 if parent is None else sizes[parent] for parent in parents]
-
-
-def self_transitions(sizes, timescales, clock):
-    """Return w_s = 1 - 1/n_s for each level of a sticky chain with n_s > 1 and K_s > 1, None for the others."""
-    if timescales is None or clock == "periodic":
-        return [None] * len(sizes)
-    return [None if scale == 1 or size == 1 else 1 - 1 / scale for size, scale in zip(sizes, timescales)]
 
 
 @dataclass(frozen=True)
@@ -47,28 +27,28 @@ class Chain:
         P(x_0^s | x_0^{parent}).
     rows : tuple of TableRows or SoftmaxRows
         How each level moves; all of one kind.
-    periods : tuple of int
-        Level s moves only into steps with t % periods[s] == 0 (1 everywhere but on a periodic clock).
-    coupling : {"slower", "faster", "none"}
-    emission_levels : tuple of int, or None
-        Levels that the emission depends on; None: all.
+    structure : Structure
+        Levels, time scales, clock and coupling.
     """
 
     initial: tuple
     rows: tuple
-    periods: tuple
-    coupling: str = "slower"
-    emission_levels: tuple | None = None
+    structure: Structure
 
-    @cached_property
+    @property
     def sizes(self):
         """States of each level, slowest first."""
-        return tuple(initial.shape[1] for initial in self.initial)
+        return self.structure.sizes
+
+    @property
+    def periods(self):
+        """Level s moves only into steps t with t % periods[s] == 0."""
+        return self.structure.periods
 
     @property
     def n_states(self):
         """Number N of joint states."""
-        return int(np.prod(self.sizes))
+        return self.structure.n_states
 
     @cached_property
     def levels(self):
@@ -77,16 +57,16 @@ class Chain:
 
     def parent_states(self, level):
         """State of the parent of `level` in each joint state, shape (N,); zeros without a parent."""
-        parent = parent_level(level, len(self.sizes), self.coupling)
+        parent = self.structure.parent(level)
         return np.zeros(self.n_states, dtype=np.int64) if parent is None else self.levels[parent]
 
     @cached_property
     def emit(self):
         """Emission row of each joint state, shape (N,), or None where it is the joint state."""
-        if self.emission_levels is None:
+        seen = self.structure.emission_levels
+        if seen is None:
             return None
-        sizes = [self.sizes[s] for s in self.emission_levels]
-        rows = np.ravel_multi_index([self.levels[s] for s in self.emission_levels], sizes)
+        rows = np.ravel_multi_index([self.levels[s] for s in seen], [self.sizes[s] for s in seen])
         return None if np.array_equal(rows, np.arange(self.n_states)) else rows
 
     @cached_property
@@ -100,11 +80,15 @@ class Chain:
         """Whether the transitions are computed anew at every step (softmax rows)."""
         return isinstance(self.rows[0], SoftmaxRows)
 
+    @property
+    def constant(self):
+        """Whether one table serves all inputs."""
+        return not self.driven and len(self.rows[0].probs) == 1
+
     @cached_property
     def bounds(self):
         """Where each level's rows begin in a packed row of all levels, shape (S + 1,)."""
-        sizes = zip(parent_sizes(self.sizes, self.coupling), self.sizes)
-        return np.concatenate([[0], np.cumsum([r * k * k for r, k in sizes])])
+        return np.concatenate([[0], np.cumsum([r * k * k for r, k in self.structure.shapes])])
 
     def level(self, packed, s):
         """View the rows of level s in a packed array (L, total) as (L, R, K, K)."""
@@ -116,9 +100,9 @@ class Chain:
         return np.concatenate([rows.probs.reshape(len(rows.probs), -1) for rows in self.rows], axis=1)
 
     @cached_property
-    def _structure(self):
+    def _shape(self):
         sizes, periods = np.array(self.sizes, dtype=np.int64), np.array(self.periods, dtype=np.int64)
-        return {"sizes": sizes, "parent": PARENT[self.coupling], "periods": periods, "emit": self.emit}
+        return {"sizes": sizes, "parent": PARENT[self.structure.coupling], "periods": periods, "emit": self.emit}
 
     def compile(self, inputs):
         """Return the `Transitions` along `inputs` (n, P), at O(1) for tables, O(n sum_s R_s K_s^2 P) for softmax."""
@@ -128,7 +112,7 @@ class Chain:
                 level.compile(inputs, self.level(rows, s))
         else:
             rows, index = self._tables, self.rows[0].index(inputs)
-        return Transitions(self.joint_initial, rows, index, **self._structure)
+        return Transitions(self.joint_initial, rows, index, **self._shape)
 
     def statistics(self, inputs, first, xi, rows):
         """Return expected counts as a dict of arrays that add.
@@ -239,9 +223,14 @@ def check_dense_size(n_matrices, n_states):
         )
 
 
-def random_initial(sizes, coupling, rng):
-    """Return near-uniform initial distributions, one (R_s, K_s) a level."""
-    return tuple(rng.dirichlet(np.full(k, 20.0), r) for r, k in zip(parent_sizes(sizes, coupling), sizes))
+def random_chain(structure, rng):
+    """Return (initial, tables), lists with one (R, K) and one (R, K, K) array a level, drawn by chance.
+
+    Initial distributions are nearly uniform; a level without a fixed self-transition stays with probability 1/2.
+    """
+    initial = [rng.dirichlet(np.full(k, 20.0), r) for r, k in structure.shapes]
+    tables = [random_table(r, k, w, rng) for (r, k), w in zip(structure.shapes, structure.self_transitions)]
+    return initial, tables
 
 
 def random_table(n_parents, n_states, w, rng, stay=0.5):
@@ -255,20 +244,28 @@ def random_table(n_parents, n_states, w, rng, stay=0.5):
     return moves * (1 - stay) + own * stay
 
 
-def make_rows(tables, w, transition, n_inputs, n_symbols, alpha):
-    """Return the rows of one level that start from tables (R, K, K).
+def chain_from_tables(structure, initial, tables, transition="constant", n_inputs=0, n_symbols=1, alpha=0.0):
+    """Return the chain that starts from tables.
 
     Parameters
     ----------
-    tables : ndarray of shape (R, K, K)
-    w : float or None
-        Fixed self-transition.
+    structure : Structure
+    initial : list of ndarray of shape (R, K)
+    tables : list of ndarray of shape (R, K, K)
     transition : {"constant", "table", "softmax", "shared"}
+        Kind of rows; those driven by inputs start without slopes, tables the same for every symbol.
     n_inputs, n_symbols : int
-        P for softmax rows; number of input symbols for a table.
+        P for softmax rows; number of input symbols for tables.
     alpha : float
         L2 penalty on the slopes.
     """
     if transition in ("softmax", "shared"):
-        return SoftmaxRows.from_table(tables, n_inputs, self_transition=w, shared=transition == "shared", alpha=alpha)
-    return TableRows(np.repeat(tables[None], n_symbols, axis=0), w)
+        options = {"shared": transition == "shared", "alpha": alpha}
+        rows = [
+            SoftmaxRows.from_table(table, n_inputs, self_transition=w, **options)
+            for table, w in zip(tables, structure.self_transitions)
+        ]
+    else:
+        repeated = [np.repeat(table[None], n_symbols, axis=0) for table in tables]
+        rows = [TableRows(table, w) for table, w in zip(repeated, structure.self_transitions)]
+    return Chain(tuple(initial), tuple(rows), structure)

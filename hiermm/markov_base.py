@@ -1,20 +1,20 @@
 """The face that all Markov models share: fitting, scoring, posteriors, decoding, sampling."""
 
 import numpy as np
+from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 from tqdm import tqdm
 
 from hiermm import em, inference
-from hiermm.chains import CLOCKS, PARENT, Chain, check_dense_size, make_rows, parent_sizes
-from hiermm.chains import self_transitions as fixed_self_transitions
+from hiermm.chains import Chain, chain_from_tables, check_dense_size, random_chain
 from hiermm.emissions import make
 from hiermm.emissions.base import as_probabilities
 from hiermm.expectation import Expectation, Parameters, emitted, log_likelihoods, refuse_impossible
 from hiermm.operators import Operators
 from hiermm.rows import SoftmaxRows, TableRows
-from hiermm.starts import n_emission_rows, random_chain
+from hiermm.structure import Structure, check_counts
 
 
 class MarkovModel(BaseEstimator):
@@ -27,8 +27,8 @@ class MarkovModel(BaseEstimator):
     # -- what subclasses say -----------------------------------------------------------------------------------------
 
     def _structure(self):
-        """Return (sizes, timescales, clock, coupling, emission_levels) of the chain."""
-        return (self.n_states,), None, "sticky", "none", None
+        """Return the `Structure` of the chain."""
+        return Structure((self.n_states,))
 
     def _transition(self):
         """Return the kind of rows: "constant", or an IOHMM's `transition`."""
@@ -105,65 +105,29 @@ class MarkovModel(BaseEstimator):
             )
 
     def _check_hyperparameters(self):
-        sizes, timescales, clock, coupling, emission_levels = self._structure()
-        for name, value in [("n_states", sizes), ("n_init", [self.n_init]), ("max_iter", [self.max_iter])]:
-            for number in value:
-                if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-                    raise ValueError(f"{name} must hold integers of at least 1, got {getattr(self, name)!r}.")
+        self._structure().check()
+        check_counts("n_init", [self.n_init])
+        check_counts("max_iter", [self.max_iter])
         if not self.tol >= 0:
             raise ValueError(f"tol must be at least 0, got {self.tol!r}.")
-        if clock not in CLOCKS:
-            raise ValueError(f"clock must be one of {CLOCKS}, got {clock!r}.")
-        if coupling not in PARENT:
-            raise ValueError(f"coupling must be one of {tuple(PARENT)}, got {coupling!r}.")
-        self._check_timescales(sizes, timescales, clock)
-        if emission_levels is not None and (
-            len(emission_levels) == 0
-            or sorted(set(emission_levels)) != list(emission_levels)
-            or not set(emission_levels) <= set(range(len(sizes)))
-        ):
-            raise ValueError(
-                f"emission_levels must be None or increasing level numbers below {len(sizes)}, got {emission_levels!r}."
-            )
         if self._transition() not in ("constant", "softmax", "shared", "table"):
             raise ValueError(f'transition must be "softmax", "shared" or "table", got {self._transition()!r}.')
 
-    @staticmethod
-    def _check_timescales(sizes, timescales, clock):
-        if timescales is None:
-            if clock == "periodic":
-                raise ValueError('clock="periodic" needs timescales; None (learned) goes with clock="sticky".')
-            return
-        if len(timescales) != len(sizes):
-            raise ValueError(f"timescales has {len(timescales)} entries for {len(sizes)} levels.")
-        for s, scale in enumerate(timescales):
-            whole = isinstance(scale, (int, np.integer)) and not isinstance(scale, bool)
-            if not scale >= 1 or (clock == "periodic" and not whole) or not np.isfinite(scale):
-                kind = "whole numbers of steps" if clock == "periodic" else "finite numbers"
-                raise ValueError(f"timescales[{s}] = {scale!r}: a {clock} clock takes {kind} of at least 1.")
-
     def _start(self, sequences, emission, rng, number):
         """Return the parameters that run `number` of EM starts from."""
-        sizes, timescales, clock, coupling, emission_levels = self._structure()
-        initial, tables = random_chain(sizes, timescales, clock, coupling, rng)
-        n_rows = n_emission_rows(sizes, emission_levels)
-        emission = emission.initialise(sequences.outputs, sequences.inputs, n_rows, rng)
+        structure = self._structure()
+        initial, tables = random_chain(structure, rng)
+        emission = emission.initialise(sequences.outputs, sequences.inputs, structure.n_emission_rows, rng)
         return Parameters(self._make_chain(initial, tables, sequences), emission)
 
     def _make_chain(self, initial, tables, sequences):
         """Return the chain with these initial distributions (R, K) and rows that start from tables (R, K, K)."""
-        sizes, timescales, clock, coupling, emission_levels = self._structure()
-        fixed = fixed_self_transitions(sizes, timescales, clock)
-        options = self._transition(), sequences.inputs.shape[1], self._n_symbols(sequences), getattr(self, "alpha", 0.0)
-        rows = tuple(make_rows(table, w, *options) for table, w in zip(tables, fixed))
-        return Chain(tuple(initial), rows, self._periods(), coupling, emission_levels)
+        sizes = {"n_inputs": sequences.inputs.shape[1], "n_symbols": self._n_symbols(sequences)}
+        alpha = getattr(self, "alpha", 0.0)
+        return chain_from_tables(self._structure(), initial, tables, self._transition(), alpha=alpha, **sizes)
 
     def _n_symbols(self, sequences):
         return int(sequences.inputs.max()) + 1 if self._transition() == "table" else 1
-
-    def _periods(self):
-        sizes, timescales, clock, *_ = self._structure()
-        return tuple(timescales) if clock == "periodic" else (1,) * len(sizes)
 
     def _check_features(self, X, n_features, reset):
         if isinstance(X, (list, tuple)) or getattr(X, "ndim", 2) == 3:
@@ -208,7 +172,7 @@ class MarkovModel(BaseEstimator):
         if emission.discrete and "transition" in self.get_params(deep=False):
             self.classes_ = np.arange(emission.probabilities(np.zeros((1, n_features)), 1).shape[-1])
         chain = self._chain()
-        rows = chain.n_states if chain.emit is None else int(chain.emit.max()) + 1
+        rows = chain.structure.n_emission_rows
         if emission.n_states != rows:
             raise ValueError(f"the emission has {emission.n_states} states, the chain wants {rows}.")
         if emission.n_inputs not in (None, n_features):
@@ -217,11 +181,10 @@ class MarkovModel(BaseEstimator):
 
     def _chain(self):
         """Return the `Chain` that the fitted attributes say, checked: they may have been changed by hand."""
-        sizes, timescales, clock, coupling, emission_levels = self._structure()
-        shapes = list(zip(parent_sizes(sizes, coupling), sizes))
+        structure = self._structure()
+        shapes, fixed = structure.shapes, structure.self_transitions
         initial = [_as_rows(f"initial_, level {s}", pi, 2) for s, pi in enumerate(self._to_levels(self.initial_))]
         _check_shapes("initial_", initial, shapes)
-        fixed = fixed_self_transitions(sizes, timescales, clock)
         if self._transition() in ("softmax", "shared"):
             options = {"shared": self._transition() == "shared", "alpha": self.alpha}
             coef, intercept = self._to_levels(self.coef_), self._to_levels(self.intercept_)
@@ -238,7 +201,7 @@ class MarkovModel(BaseEstimator):
             for s, (a, w) in enumerate(zip(tables, fixed)):
                 _check_sticky(s, a, w)
             rows = [TableRows(a, w) for a, w in zip(tables, fixed)]
-        return Chain(tuple(initial), tuple(rows), self._periods(), coupling, emission_levels)
+        return Chain(tuple(initial), tuple(rows), structure)
 
     def _parameters(self):
         """Return the `Parameters` that the fitted attributes say; they may have been changed by hand."""
@@ -368,19 +331,55 @@ class MarkovModel(BaseEstimator):
             If the dense matrices would exceed 2 GiB; the message states the size.
         """
         chain = self._parameters().chain
-        constant = not chain.driven and len(chain.rows[0].probs) == 1
         if X is None:
-            if not constant:
+            if not chain.constant:
                 raise ValueError(f"{type(self).__name__} is driven by inputs: operators needs X.")
             return Operators(chain.joint().transpose(0, 2, 1))
-        sequences = self._read_inputs(X, lengths)
+        return self._operators(chain, self._read_inputs(X, lengths))
+
+    @staticmethod
+    def _operators(chain, sequences):
         offsets = np.concatenate([[0], np.cumsum(sequences.lengths - 1)])
-        if constant and set(chain.periods) == {1}:
+        if chain.constant and set(chain.periods) == {1}:
             return Operators(chain.joint().transpose(0, 2, 1), offsets)
         check_dense_size(int(offsets[-1]), chain.n_states)
         steps = np.arange(sequences.n_steps) - np.repeat(sequences.offsets[:-1], sequences.lengths)
         matrices = chain.joint(sequences.inputs[steps > 0], steps[steps > 0])
         return Operators(matrices.transpose(0, 2, 1), offsets)
+
+    def credit_sources(self, X, y=None, *, lengths=None):
+        """Return the gradient of each step's log-likelihood with respect to the predicted state distribution.
+
+        Parameters
+        ----------
+        X, y, lengths
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (T, N)
+            Row t is d/dp log sum_j p_t(j) b_t(j) = b_t(j) / sum_i p_t(i) b_t(i), with p_t the state distribution
+            predicted from the steps before and b_t the likelihood of the observation; zeros where nothing is observed.
+            `hiermm.analysis.credit` carries it back in time.
+        """
+        parameters, sequences = self._parameters(), self._read_outputs(X, y, lengths)
+        _, _, transitions, ll = emitted(parameters, sequences, 0, sequences.n_steps)
+        alpha, _, status = inference.filter(transitions, ll, sequences.offsets)
+        refuse_impossible(status, sequences.offsets[:-1], sequences)
+        ll, ops = ll[:, transitions.columns], self._operators(parameters.chain, sequences)
+        first = np.zeros(len(ll), dtype=bool)
+        first[sequences.offsets[:-1]] = True
+        before = alpha[np.flatnonzero(~first) - 1]
+        predicted = np.empty_like(alpha)
+        predicted[first] = parameters.chain.joint_initial
+        if len(ops.matrices) == 1:
+            predicted[~first] = before @ ops.matrices[0].T
+        else:
+            predicted[~first] = np.einsum("tij,tj->ti", ops.matrices, before)
+        with np.errstate(divide="ignore"):
+            sources = np.exp(ll - logsumexp(np.log(predicted) + ll, axis=1, keepdims=True))
+        sources[np.isnan(sequences.outputs).all(axis=1)] = 0.0
+        return sources
 
     def _draw(self, sequences, random_state):
         """Return (outputs (n, D), states (n,)) drawn along the inputs of `sequences`."""

@@ -4,7 +4,8 @@ import numpy as np
 
 from hiermm.expectation import Parameters
 from hiermm.markov import _HMMFamily, _IOHMMFamily, driven_parameters
-from hiermm.starts import grown_chain
+from hiermm.starts import can_grow, grown_chain
+from hiermm.structure import Structure
 
 
 class _Multiscale:
@@ -16,7 +17,7 @@ class _Multiscale:
         sizes = tuple(np.atleast_1d(self.n_states).tolist())
         scales = None if self.timescales is None else tuple(np.atleast_1d(np.asarray(self.timescales)).tolist())
         levels = None if self.emission_levels is None else tuple(self.emission_levels)
-        return sizes, scales, self.clock, self.coupling, levels
+        return Structure(sizes, scales, self.clock, self.coupling, levels)
 
     def _check_hyperparameters(self):
         super()._check_hyperparameters()
@@ -24,11 +25,9 @@ class _Multiscale:
             raise ValueError(f'init must be "grow" or "random", got {self.init!r}.')
 
     def _start(self, sequences, emission, rng, number):
-        sizes, timescales, clock, coupling, emission_levels = self._structure()
-        fastest = emission_levels is None or len(sizes) - 1 in emission_levels
-        if number > 0 or self.init == "random" or coupling != "slower" or len(sizes) == 1 or not fastest:
+        if number > 0 or self.init == "random" or not can_grow(self._structure()):
             return super()._start(sequences, emission, rng, number)
-        initial, tables, emission = grown_chain(sequences, emission, sizes, timescales, clock, emission_levels, rng)
+        initial, tables, emission = grown_chain(sequences, emission, self._structure(), rng)
         return Parameters(self._make_chain(initial, tables, sequences), emission)
 
 

@@ -1,14 +1,14 @@
-"""Where EM starts: random chains, and multi-scale chains grown from their fastest level to their slowest."""
+"""Where EM starts: multi-scale chains grown from their fastest level to their slowest."""
+
+from dataclasses import replace
 
 import numpy as np
 from sklearn.cluster import KMeans
 
 from hiermm import em
-from hiermm.chains import Chain, parent_sizes, random_initial, random_table
-from hiermm.chains import self_transitions as fixed_self_transitions
+from hiermm.chains import chain_from_tables, random_chain
 from hiermm.emissions.base import standardise
 from hiermm.expectation import Expectation, Parameters, plan, posteriors
-from hiermm.rows import TableRows
 from hiermm.sequences import Sequences
 
 GROW_STEPS = 50_000  # steps of data that growing looks at
@@ -16,20 +16,15 @@ GROW_ITERATIONS = 30  # EM iterations at most for each stage
 SOFTNESS = 0.1  # share of a cluster assignment that is spread evenly
 
 
-def random_chain(sizes, timescales, clock, coupling, rng):
-    """Return (initial, tables), lists with one (R, K) and one (R, K, K) array a level, drawn by chance."""
-    fixed = fixed_self_transitions(sizes, timescales, clock)
-    shapes = zip(parent_sizes(sizes, coupling), sizes, fixed)
-    return random_initial(sizes, coupling, rng), [random_table(r, k, w, rng) for r, k, w in shapes]
+def can_grow(structure):
+    """Whether `grown_chain` applies: several levels, coupling "slower", an emission that sees the fastest level."""
+    seen = structure.emission_levels
+    several = len(structure.sizes) > 1
+    return several and structure.coupling == "slower" and (seen is None or len(structure.sizes) - 1 in seen)
 
 
-def n_emission_rows(sizes, emission_levels):
-    """Return the number of parameter rows of the emission."""
-    return int(np.prod([sizes[s] for s in (range(len(sizes)) if emission_levels is None else emission_levels)]))
-
-
-def grown_chain(sequences, emission, sizes, timescales, clock, emission_levels, rng):
-    """Return (initial, tables, emission) of a chain with coupling "slower", grown level by level.
+def grown_chain(sequences, emission, structure, rng):
+    """Return (initial, tables, emission) of a chain grown level by level.
 
     The fastest level is fitted alone. Then, for each slower level in turn: the data are cut into blocks as long as
     that level's time scale; each block is described by how the level below moved in it (the mean of its expected
@@ -42,34 +37,21 @@ def grown_chain(sequences, emission, sizes, timescales, clock, emission_levels, 
     sequences : Sequences
         At most the first 50,000 steps are looked at.
     emission : Emission
-    sizes : tuple of int
-    timescales : tuple, or None
-        None: blocks grow by a factor 8 a level.
-    clock : {"sticky", "periodic"}
-    emission_levels : tuple of int, or None
-        Must hold the fastest level (None: all).
+    structure : Structure
+        One that `can_grow`. Without timescales blocks grow by a factor 8 a level.
     rng : numpy.random.Generator
     """
     data = _head(sequences, GROW_STEPS)
-    n_levels = len(sizes)
-    seen = range(n_levels) if emission_levels is None else emission_levels
-    fixed = fixed_self_transitions(sizes, timescales, clock)
-    blocks = [8 ** (n_levels - 1 - s) if timescales is None else timescales[s] for s in range(n_levels)]
-
-    def assemble(first, initial, tables, emission):
-        levels = range(first, n_levels)
-        rows = tuple(TableRows(table[None], fixed[s]) for s, table in zip(levels, tables))
-        periods = tuple(timescales[s] if clock == "periodic" else 1 for s in levels)
-        sees = tuple(s - first for s in seen if s >= first)
-        return Parameters(Chain(tuple(initial), rows, periods, "slower", sees), emission)
-
-    leaf = n_levels - 1
-    initial, tables = random_chain(sizes[leaf:], [blocks[leaf]] if fixed[leaf] else None, "sticky", "none", rng)
-    model = assemble(leaf, initial, tables, emission.initialise(data.outputs, data.inputs, sizes[leaf], rng))
+    sizes, fixed, leaf = structure.sizes, structure.self_transitions, len(structure.sizes) - 1
+    scales = structure.timescales or [8 ** (leaf - s) for s in range(leaf + 1)]
+    seen = range(leaf + 1) if structure.emission_levels is None else structure.emission_levels
+    part = _from_level(structure, leaf)
+    start = emission.initialise(data.outputs, data.inputs, sizes[leaf], rng)
+    model = Parameters(chain_from_tables(part, *random_chain(part, rng)), start)
     for s in range(leaf - 1, -1, -1):
         model = _refine(model, data)
         gamma, xi = _moves(model, data)
-        labels, first = _contexts(data, xi, round(blocks[s]), s in seen, sizes[s], rng)
+        labels, first = _contexts(data, xi, round(scales[s]), s in seen, sizes[s], rng)
         context = np.full((data.n_steps, sizes[s]), SOFTNESS / sizes[s])
         context[np.arange(data.n_steps), labels] += 1 - SOFTNESS
         rows = [level.probs[0] for level in model.chain.rows]
@@ -80,9 +62,21 @@ def grown_chain(sequences, emission, sizes, timescales, clock, emission_levels, 
             joint = (context[:, :, None] * gamma[:, None, :]).reshape(len(gamma), -1)
             emission = emission.initialise(data.outputs, data.inputs, joint.shape[1], rng)
             emission = emission.maximise(emission.statistics(data.outputs, data.inputs, joint))
-        root = _root_table(labels[first], sizes[s], fixed[s], blocks[s])
-        model = assemble(s, [*initial, *model.chain.initial[1:]], [root[None], *rows], emission)
+        root = _root_table(labels[first], sizes[s], fixed[s], scales[s])
+        initial += model.chain.initial[1:]
+        model = Parameters(chain_from_tables(_from_level(structure, s), initial, [root[None], *rows]), emission)
     return list(model.chain.initial), [level.probs[0] for level in model.chain.rows], model.emission
+
+
+def _from_level(structure, first):
+    """Return the structure of the levels `first` and faster."""
+    scales, seen = structure.timescales, structure.emission_levels
+    return replace(
+        structure,
+        sizes=structure.sizes[first:],
+        timescales=None if scales is None else scales[first:],
+        emission_levels=None if seen is None else tuple(s - first for s in seen if s >= first),
+    )
 
 
 def _head(sequences, limit):

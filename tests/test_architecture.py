@@ -17,6 +17,7 @@ LEVELS = {
     "inference": 1,
     "newton": 1,
     "rows": 2,
+    "structure": 2,
     "chains": 2.1,
     "emissions": 2,
     "expectation": 3,

@@ -491,6 +491,29 @@ def test_grid_search_and_pipeline_split_by_sequence(series):
     assert nested.emission.covariance == "diag"
 
 
+def test_credit_sources_are_gradients_of_the_predictive_log_likelihood(driven):
+    u, y, _ = driven
+    u, y = u[:12], y[:12].copy()
+    y[5] = np.nan
+    model = driven_model()
+    sources = model.credit_sources(u, y, lengths=[7, 5])
+    assert (sources[5] == 0).all()
+    b = np.exp(model.emission_.log_likelihood(y, u))
+    for start, stop in [(0, 7), (7, 12)]:
+        p, alpha = model.initial_, None
+        for t in range(start, stop):
+            if t > start:
+                z = np.exp(model.intercept_ + model.coef_ @ u[t])
+                p = alpha @ (z / z.sum(axis=1, keepdims=True))
+            if t != 5:
+                for j in range(2):
+                    step = np.zeros(2)
+                    step[j] = 1e-6
+                    slope = (np.log((p + step) @ b[t]) - np.log((p - step) @ b[t])) / 2e-6
+                    assert sources[t, j] == pytest.approx(slope, rel=1e-6, abs=1e-8)
+            alpha = p * b[t] / (p @ b[t])
+
+
 def test_poisson_counts():
     rng = np.random.default_rng(0)
     X = rng.poisson(np.repeat([2, 20, 2, 20], 100))[:, None]

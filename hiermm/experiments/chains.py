@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from hiermm.chains import parent_sizes
 from hiermm.emissions import Categorical, Gaussian
 from hiermm.markov import IOHMM
 from hiermm.multiscale import MultiscaleIOHMM
+from hiermm.structure import Structure
 
 # States of every chain, 8 in all, by number of time scales.
 SIZES = {1: (8,), 2: (2, 4), 3: (2, 2, 2)}
@@ -105,7 +105,7 @@ def latched(
     length = problem.X.shape[1]
     scales = template.timescales if n_scales > 1 else (1,)
     periodic = n_scales > 1 and template.clock == "periodic"
-    parents = parent_sizes(sizes, template.coupling if n_scales > 1 else "none")
+    parents = Structure(sizes, coupling=template.coupling if n_scales > 1 else "none").parent_sizes
     initial, coef, intercept = [], [], []
     for size, scale, parent in zip(sizes, scales, parents):
         moves = length / scale if periodic else length

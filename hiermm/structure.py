@@ -1,0 +1,108 @@
+"""The shape of a hidden chain: levels, time scales, clock, coupling."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PARENT = {"slower": -1, "faster": 1, "none": 0}
+CLOCKS = ("sticky", "periodic")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Levels of a hidden chain, slowest first.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        States K_s of each level.
+    timescales : tuple of numbers, or None
+        Time scale n_s of each level in steps; None: all self-transitions are learned.
+    clock : {"sticky", "periodic"}
+    coupling : {"slower", "faster", "none"}
+        Which level steers a level: the next slower one, the next faster one, or none.
+    emission_levels : tuple of int, or None
+        Levels that the emission depends on; None: all.
+    """
+
+    sizes: tuple
+    timescales: tuple | None = None
+    clock: str = "sticky"
+    coupling: str = "none"
+    emission_levels: tuple | None = None
+
+    @property
+    def n_states(self):
+        """Number N of joint states."""
+        return int(np.prod(self.sizes))
+
+    @property
+    def n_emission_rows(self):
+        """Number of parameter rows of the emission."""
+        levels = range(len(self.sizes)) if self.emission_levels is None else self.emission_levels
+        return int(np.prod([self.sizes[s] for s in levels]))
+
+    def parent(self, level):
+        """Return the level that steers `level`, or None."""
+        parent = level + PARENT[self.coupling]
+        return parent if self.coupling != "none" and 0 <= parent < len(self.sizes) else None
+
+    @property
+    def parent_sizes(self):
+        """Number R_s of states of each level's parent; 1 without a parent."""
+        parents = [self.parent(s) for s in range(len(self.sizes))]
+        return [1 if parent is None else self.sizes[parent] for parent in parents]
+
+    @property
+    def shapes(self):
+        """Shape (R_s, K_s) of each level's initial distribution."""
+        return list(zip(self.parent_sizes, self.sizes))
+
+    @property
+    def self_transitions(self):
+        """Constant w_s = 1 - 1/n_s of each sticky level with n_s > 1 and K_s > 1; None for the other levels."""
+        if self.timescales is None or self.clock == "periodic":
+            return [None] * len(self.sizes)
+        return [None if n == 1 or k == 1 else 1 - 1 / n for k, n in zip(self.sizes, self.timescales)]
+
+    @property
+    def periods(self):
+        """Level s moves only into steps t with t % periods[s] == 0."""
+        return tuple(self.timescales) if self.clock == "periodic" else (1,) * len(self.sizes)
+
+    def check(self):
+        """Raise ValueError, naming the culprit, if this is not the shape of a chain."""
+        check_counts("n_states", self.sizes)
+        if self.clock not in CLOCKS:
+            raise ValueError(f"clock must be one of {CLOCKS}, got {self.clock!r}.")
+        if self.coupling not in PARENT:
+            raise ValueError(f"coupling must be one of {tuple(PARENT)}, got {self.coupling!r}.")
+        self._check_timescales()
+        levels = self.emission_levels
+        known = range(len(self.sizes))
+        if levels is not None and (
+            not levels or any(s not in known for s in levels) or list(levels) != sorted(set(levels))
+        ):
+            raise ValueError(
+                f"emission_levels must be None or increasing level numbers below {len(self.sizes)}, got {levels!r}."
+            )
+
+    def _check_timescales(self):
+        if self.timescales is None:
+            if self.clock == "periodic":
+                raise ValueError('clock="periodic" needs timescales; None (learned) goes with clock="sticky".')
+            return
+        if len(self.timescales) != len(self.sizes):
+            raise ValueError(f"timescales has {len(self.timescales)} entries for {len(self.sizes)} levels.")
+        for s, scale in enumerate(self.timescales):
+            whole = isinstance(scale, (int, np.integer)) and not isinstance(scale, bool)
+            if not 1 <= scale < np.inf or (self.clock == "periodic" and not whole):
+                kind = "whole numbers of steps" if self.clock == "periodic" else "finite numbers"
+                raise ValueError(f"timescales[{s}] = {scale!r}: a {self.clock} clock takes {kind} of at least 1.")
+
+
+def check_counts(name, values):
+    """Raise ValueError unless every value is an integer of at least 1."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} takes integers of at least 1, got {value!r}.")
