@@ -151,6 +151,13 @@ class Chain:
         """Whether `maximise` returns a Newton point that wants a line search."""
         return any(rows.iterative for rows in self.rows)
 
+    def surely_rises(self, goal, low, high):
+        """Whether going all the way to `goal` = `maximise(...)` cannot lower the objective of any level.
+
+        `low` and `high` are the smallest and largest value of each input; rows in closed form always rise.
+        """
+        return not self.iterative or all(a.surely_rises(b, low, high) for a, b in zip(self.rows, goal.rows))
+
     def objective(self, inputs, xi):
         """Return for each level the expected log-probability of the moves, shape (S,); softmax rows only."""
         return np.array([rows.objective(inputs, self.level(xi, s)) for s, rows in enumerate(self.rows)])

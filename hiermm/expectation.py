@@ -6,6 +6,7 @@ data alone, and their statistics are summed in a fixed order, so the result does
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -216,6 +217,11 @@ class Expectation:
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self._kept = {}
 
+    @cached_property
+    def input_range(self):
+        """Smallest and largest value of each input, two arrays of shape (P,)."""
+        return self.sequences.inputs.min(axis=0), self.sequences.inputs.max(axis=0)
+
     def __enter__(self):
         return self
 
@@ -272,11 +278,10 @@ class Expectation:
                     value[-1] += emission.objective(block.outputs, block.inputs, block.gamma)
             return value
 
-        return sum(self._map(visit, parameters)) + penalties(candidate)
+        return sum(self._map(visit, parameters)) + _penalties(candidate)
 
 
-def penalties(parameters):
-    """Return the log priors of the iterative parts, shape (S + 1,); 0 for the others."""
+def _penalties(parameters):
     chain, emission = parameters.chain, parameters.emission
     moves = chain.penalty() if chain.iterative else np.zeros(len(chain.rows))
     return np.append(moves, emission.log_prior() if emission.iterative else 0.0)

@@ -340,16 +340,16 @@ class SoftmaxRows:
         Returns
         -------
         dict
-            `value` () the data's part of the objective, `gradient` (R*K, K, P+1) and `hessian` (R*K, K*(P+1), K*(P+1))
-            of it (the latter negated, features in the order [1, inputs]), `weight` (R*K,) the counts of the free
-            transitions, `moments` (P+1, P+1) sums over steps of the features' products.
+            `gradient` (R*K, K, P+1) and `hessian` (R*K, K*(P+1), K*(P+1)) of the objective (the latter negated;
+            features in the order [1, inputs]), `weight` (R*K,) the counts of the free transitions, `moments` (P+1, P+1) sums
+            over steps of the features' products.
         """
         groups, K, n_features = self.n_parents * self.n_states, self.n_states, self.n_inputs + 1
         counts = self._per_step(xi)
         probs = self._per_step(self.probabilities(inputs) if probs is None else probs)
         stats = newton.empty_sums(groups, K, n_features)
         softmax.newton_sums(inputs, probs, counts, self._w, self._stay, **stats)
-        return {"value": np.asarray(self.objective(inputs, xi)), **stats}
+        return stats
 
     def maximise(self, stats):
         """Return the Newton point of objective + penalty, given `statistics` taken at these parameters."""

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 import hiermm.expectation
 from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
-from hiermm.emissions import Categorical, Gaussian, LinearGaussian, Logistic, Poisson
+from hiermm.emissions import Categorical, Gaussian, LinearGaussian, Logistic, Poisson, Product
 from hiermm.expectation import ImpossibleObservation
 
 TRUE_A = np.array([[0.95, 0.05, 0.0], [0.0, 0.9, 0.1], [0.2, 0.0, 0.8]])
@@ -319,6 +319,15 @@ def test_sequences_of_length_one_are_a_mixture():
     model = HMM(2, random_state=0).fit(X, lengths=np.ones(400, dtype=int))
     np.testing.assert_allclose(np.sort(model.emission_.means_[:, 0]), [-2, 2], atol=0.1)
     np.testing.assert_allclose(model.initial_, 0.5, atol=0.05)
+
+
+def test_em_of_a_product_with_an_iterative_channel(driven):
+    u, y, _ = driven
+    both = np.column_stack([y[:, 0], (y[:, 0] > 1).astype(float)])
+    emission = Product([(LinearGaussian(), [0]), (Logistic(), [1])])
+    model = quiet(IOHMM(2, emission=emission, random_state=0, max_iter=15, tol=0), u, both)
+    assert np.diff(model.history_).min() > -1e-7
+    assert model.predict(u).shape == (800, 2)
 
 
 def test_labels_and_classification(driven):

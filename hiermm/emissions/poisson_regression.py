@@ -139,8 +139,8 @@ class PoissonRegression(Regression):
         Returns
         -------
         dict
-            `value` () the data's part of the objective, `gradient` (N, D, P+1), `hessian` (N, D, P+1, P+1) of its
-            negative, `weight` (N, D) observed responsibility, `moments` (P+1, P+1) sums of products of [1, inputs].
+            `gradient` (N, D, P+1) of the objective, `hessian` (N, D, P+1, P+1) of its negative, `weight` (N, D)
+            observed responsibility, `moments` (P+1, P+1) sums of products of [1, inputs].
         """
         N, D, P = self.coef_.shape
         gradient, hessian, weight = np.zeros((N, D, P + 1)), np.zeros((N, D, (P + 1) ** 2)), np.zeros((N, D))
@@ -160,7 +160,6 @@ class PoissonRegression(Regression):
                 hessian[:, d] += expected.T @ products
                 weight[:, d] += g.sum(axis=0)
         return {
-            "value": np.asarray(self.objective(outputs, inputs, gamma)),
             "gradient": gradient,
             "hessian": hessian.reshape(N, D, P + 1, P + 1),
             "weight": weight,

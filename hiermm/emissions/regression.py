@@ -242,25 +242,24 @@ class Logistic(Regression):
         return np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)[:, None].astype(np.float64)
 
     def statistics(self, outputs, inputs, gamma):
-        """Return value, gradient and Hessian of the expected log-likelihood, as a dict of arrays that add.
+        """Return gradient and Hessian of the expected log-likelihood, as a dict of arrays that add.
 
         Returns
         -------
         dict
-            `value` () the data's part of the objective, `gradient` (N, M, P+1), `hessian` (N, M*(P+1), M*(P+1)) of its
-            negative, `weight` (N,) observed responsibility, `moments` (P+1, P+1) sums of products of [1, inputs].
+            `gradient` (N, M, P+1) of the objective, `hessian` (N, M*(P+1), M*(P+1)) of its negative, `weight` (N,)
+            observed responsibility, `moments` (P+1, P+1) sums of products of [1, inputs].
         """
         seen = ~np.isnan(outputs[:, 0])
         inputs, gamma, symbols = inputs[seen], gamma[seen], outputs[seen, 0].astype(np.int64)
         N, M, P = self.coef_.shape
-        stats, value = newton.empty_sums(N, M, P + 1), 0.0
+        stats = newton.empty_sums(N, M, P + 1)
         for block in step_blocks(len(inputs), N * M):
             u, probs = inputs[block], self.probabilities(inputs[block], block.stop - block.start)
             counts = np.zeros_like(probs)
             counts[np.arange(len(u)), :, symbols[block]] = gamma[block]
             softmax.newton_sums(u, probs, counts, -1.0, None, **stats)
-            value += softmax.objective(u, self.coef_, self.intercept_, -1.0, None, counts)
-        return {"value": np.asarray(value), **stats}
+        return stats
 
     def maximise(self, stats):
         """Return the Newton point of objective + log prior; states without responsibility keep their parameters."""
