@@ -341,8 +341,8 @@ class SoftmaxRows:
         -------
         dict
             `gradient` (R*K, K, P+1) and `hessian` (R*K, K*(P+1), K*(P+1)) of the objective (the latter negated;
-            features in the order [1, inputs]), `weight` (R*K,) the counts of the free transitions, `moments` (P+1, P+1) sums
-            over steps of the features' products.
+            features in the order [1, inputs]), `weight` (R*K,) the counts of the free transitions, `moments`
+            (P+1, P+1) sums over steps of the features' products.
         """
         groups, K, n_features = self.n_parents * self.n_states, self.n_states, self.n_inputs + 1
         counts = self._per_step(xi)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import BaseEstimator
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
@@ -152,6 +153,34 @@ class FittedNetwork(BaseEstimator):
         offsets = np.concatenate([[0], np.cumsum(sequences.lengths - 1)])
         check_size(int(offsets[-1]), max(network.delays) * network.size)
         return Operators(Runner(network, sequences).jacobians(theta), offsets, kind="jacobian")
+
+    def credit_sources(self, X, y=None, *, lengths=None):
+        """Return the gradient of each step's log-likelihood with respect to the stacked state that `operators` moves.
+
+        Parameters
+        ----------
+        X, y, lengths
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (T, D H)
+            readout' (y - mean) / noise variance for regression, readout' (one-hot - probabilities) for classes; zeros
+            where nothing is observed. `hiermm.analysis.credit` carries it back in time.
+        """
+        network, theta = self._fitted()
+        sequences = self._read(X, y, lengths, reset=False)
+        outputs = Runner(network, sequences).outputs(theta)
+        if self.output_ == "classification":
+            codes = sequences.outputs[:, 0]
+            target = np.equal.outer(codes, np.arange(len(self.classes_))).astype(float)
+            target[np.isnan(codes)] = np.nan
+            error = target - softmax(outputs, axis=1)
+        else:
+            error = (sequences.outputs - outputs) / self.noise_variance_
+        sources = np.zeros((sequences.n_steps, max(network.delays) * network.size))
+        sources[:, : network.size] = np.where(np.isnan(error), 0.0, error) @ self.readout_
+        return sources
 
     @property
     def n_parameters_(self):
