@@ -49,11 +49,21 @@ def forward(dense, ll, offsets, initial, A, index=None, alpha_in=None):
     return alpha, loglik, status
 
 
+REFERENCES = {}  # the same for every variant of the kernels
+
+
+def reference(initial, A, index, a, b, ll):
+    parts = (initial, A, np.zeros(0) if index is None else index, ll[a:b])
+    key = (a, b, *(hash(part.tobytes()) for part in parts))
+    if key not in REFERENCES:
+        REFERENCES[key] = log_chain(initial, per_step(A, index, a, b), ll[a:b])
+    return REFERENCES[key]
+
+
 def assert_sequence(out, filtered, s, offsets, initial, A, index, ll, tolerance):
     """Sequence s of the kernels' answers equals the log-space reference; returns its counts by step."""
     a, b = offsets[s], offsets[s + 1]
-    steps = per_step(A, index, a, b)
-    truth = log_chain(initial, steps, ll[a:b])
+    truth = reference(initial, A, index, a, b, ll)
     np.testing.assert_allclose(out["loglik"][s], truth.loglik, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(out["gamma"][a:b], truth.gamma, rtol=0, atol=tolerance)
     np.testing.assert_allclose(filtered[a:b], truth.filtered, rtol=0, atol=tolerance)
@@ -351,6 +361,26 @@ def test_sample_path_inverts_the_distribution_function(dense):
     np.testing.assert_array_equal(path[moved], expected)
     dense.sample_path(initial, np.repeat(A, 2, axis=0), np.ones(n, np.int64), offsets, u, expected := path.copy())
     np.testing.assert_array_equal(path, expected)
+
+
+@pytest.mark.parametrize(("N", "lengths"), [(11, [20_000] * 5 + [3, 9_000]), (25, [7, *[20_000] * 4])])
+def test_groups_in_segments_equal_single_sequences(dense, N, lengths):
+    """So long that the lanes keep only checkpoints and go through the sequences in segments."""
+    rng = np.random.default_rng(N)
+    offsets = offsets_of(lengths)
+    initial, A, ll = random_chain(rng, N, offsets[-1])
+    together = smooth(dense, ll, offsets, initial, A, steps=False)
+    filtered, _, _ = forward(dense, ll, offsets, initial, A)
+    xi = np.zeros_like(A)
+    for s in range(len(lengths)):
+        part = slice(offsets[s], offsets[s + 1])
+        alone = smooth(dense, ll[part], offsets_of([lengths[s]]), initial, A, steps=False)
+        np.testing.assert_allclose(together["gamma"][part], alone["gamma"], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(together["loglik"][s], alone["loglik"][0], rtol=1e-13)
+        rows, _, _ = forward(dense, ll[part], offsets_of([lengths[s]]), initial, A)
+        np.testing.assert_allclose(filtered[part], rows, rtol=0, atol=1e-12)
+        xi += alone["xi"]
+    np.testing.assert_allclose(together["xi"], xi, rtol=1e-11)
 
 
 def test_variants_agree():

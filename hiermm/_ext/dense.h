@@ -16,6 +16,7 @@ typedef struct {
     int64_t L;             /* distinct matrices */
     int constant;          /* one matrix for ever */
     int positive;          /* every entry of every matrix is at least RANGE: no reachable state can be lost */
+    int pace;              /* steps that a positive chain can go without scaling */
     const double *initial; /* (N,) */
     const double *A;       /* (L, N, N) */
     const int64_t *index;  /* matrix of each step, or NULL: matrix k (or the one there is) */
@@ -35,15 +36,20 @@ typedef struct {
 INLINE int64_t matrix_of(const Chain *c, int64_t k) { return c->constant ? 0 : c->index ? c->index[k] : k; }
 INLINE const double *step_matrix(const Chain *c, int64_t k) { return c->A + matrix_of(c, k) * c->N * c->N; }
 
-/* Is every entry of a matrix at least RANGE? (NaN: no.) */
-static int matrix_positive(const double *A, int64_t size) {
+/* Smallest of `size` entries; 0 if one is NaN. */
+static double smallest_entry(const double *A, int64_t size) {
     int64_t k = 0;
-    vi bad = {};
-    for (; k + VL <= size; k += VL) bad |= ~(vload(A + k) >= vset(RANGE));
-    int any = 0;
-    for (int l = 0; l < VL; l++) any |= bad[l] != 0;
-    for (; k < size; k++) any |= !(A[k] >= RANGE);
-    return !any;
+    vd least = vset(HUGE_VAL);
+    vi known = ~(vi){};
+    for (; k + VL <= size; k += VL) {
+        vd x = vload(A + k);
+        least = vmin(least, x);
+        known &= x == x;
+    }
+    double smallest = hmin(least);
+    for (int l = 0; l < VL; l++) smallest = known[l] ? smallest : 0;
+    for (; k < size; k++) smallest = A[k] >= smallest ? smallest : A[k] == A[k] ? A[k] : 0;
+    return smallest;
 }
 
 /* Padded copies of a constant matrix; returns 0 without memory. */

@@ -21,7 +21,7 @@ typedef struct {
     int doubtful[MAX_LANES];       /* OUT: to be done by other means; nothing was written or counted */
     const double *apart;           /* (apart_rows, K): 1 where step t cannot be in state j, whatever the data */
     int64_t apart_rows;            /* the last row serves all later steps; 0 when all states are open */
-    vd *lik, *alpha, *work;        /* scratch: T x K x NV vectors twice (or 2 * BLOCK rows), see lanes_scratch */
+    vd *lik, *alpha, *work, *marks; /* scratch, see lanes_scratch: rows, one step, checkpoints */
     vd *counts;                    /* (K, K) sums over lanes, or NULL */
     double *spare;                 /* MAX_LANES x BLOCK x K doubles, for lanes that end inside a block */
 } Group;
@@ -148,43 +148,50 @@ INLINE void lane_step(const int64_t K, const int NV, const Chain *c, const doubl
         for (int v = 0; v < NV; v++) a[k * NV + v] *= b[k * NV + v] * scale[v];
 }
 
-/* Forward pass. keep: all rows stay in lik and alpha; otherwise only what the next step needs. */
-INLINE void lanes_forward(const int64_t K, const int NV, Group *g, int keep) {
+/* What the forward pass carries from step to step, beside the last row of alpha. */
+typedef struct {
+    vd shift[MAX_NV], exponent[MAX_NV], scale[MAX_NV]; /* log-likelihood so far; factor for the next step */
+    vd least[MAX_NV], smallest[MAX_NV];                /* smallest predicted mass and smallest sum */
+    int ending;                                        /* the lane that ends next; -1: nobody asks */
+} Pass;
+
+/* What is known of the sequences that end with step t, whose rows have the sums `total`. */
+INLINE void lanes_end(Group *g, Pass *p, int64_t t, const vd *total) {
+    for (; p->ending >= 0 && g->T[p->ending] == t + 1; p->ending--) {
+        int v = p->ending / VL, l = p->ending % VL;
+        g->loglik[p->ending] = p->shift[v][l] + p->exponent[v][l] * LOG2 + log(total[v][l]);
+        g->doubtful[p->ending] = !(p->smallest[v][l] >= RANGE) || !(p->least[v][l] >= RANGE);
+    }
+}
+
+/* Forward pass over steps t0 .. t1 - 1 from the row `before` of alpha. keep: all rows stay, from the start of lik and
+ * alpha on; otherwise BLOCK of them go round. */
+INLINE void lanes_forward(const int64_t K, const int NV, Group *g, Pass *pass, int64_t t0, int64_t t1,
+                          const vd *before, int keep) {
     const Chain *c = g->c;
     const int64_t W = K * NV;
-    vd shift[MAX_NV], exponent[MAX_NV], scale[MAX_NV], total[MAX_NV], least[MAX_NV], smallest[MAX_NV];
-    int ending = g->lanes - 1;
-    for (int v = 0; v < NV; v++) {
-        shift[v] = exponent[v] = (vd){};
-        scale[v] = least[v] = smallest[v] = vset(1.0);
-    }
-    for (int64_t t0 = 0; t0 < g->T[0]; t0 += BLOCK) {
-        int64_t rows = g->T[0] - t0 < BLOCK ? g->T[0] - t0 : BLOCK;
-        vd *block = g->lik + (keep ? t0 * W : 0), *alpha = g->alpha + (keep ? t0 * W : 0);
-        gather(K, NV, g, t0, block);
-        for (int64_t r = 0; r < rows; r++) {
-            int64_t t = t0 + r;
-            vd *b = block + r * W, *a = alpha + r * W, *before = keep || r ? a - W : alpha + (BLOCK - 1) * W;
-            lane_likelihoods(K, NV, b, shift);
-            if (t) {
-                const double *apart = g->apart_rows ? g->apart + (t < g->apart_rows ? t : g->apart_rows - 1) * K : NULL;
-                lane_step(K, NV, c, apart, before, b, scale, a, least);
-            } else {
-                for (int64_t k = 0; k < K; k++)
-                    for (int v = 0; v < NV; v++) a[k * NV + v] = vset(c->initial[k]) * b[k * NV + v];
-            }
-            for (int v = 0; v < NV; v++) {
-                total[v] = state_sum(K, NV, a, v);
-                smallest[v] = vmin(smallest[v], total[v]);
-            }
-            for (; ending >= 0 && g->T[ending] == t + 1; ending--) {
-                int v = ending / VL, l = ending % VL;
-                g->loglik[ending] = shift[v][l] + exponent[v][l] * LOG2 + log(total[v][l]);
-                g->doubtful[ending] = !(smallest[v][l] >= RANGE) || !(least[v][l] >= RANGE);
-            }
-            for (int v = 0; v < NV; v++) scale[v] = vscale(total[v], &exponent[v]);
+    Pass p = *pass;
+    for (int64_t t = t0; t < t1; t++) {
+        int64_t row = keep ? t - t0 : (t - t0) % BLOCK;
+        vd *b = g->lik + row * W, *a = g->alpha + row * W, total[MAX_NV];
+        if (row % BLOCK == 0) gather(K, NV, g, t, b);
+        lane_likelihoods(K, NV, b, p.shift);
+        if (t) {
+            const double *apart = g->apart_rows ? g->apart + (t < g->apart_rows ? t : g->apart_rows - 1) * K : NULL;
+            lane_step(K, NV, c, apart, before, b, p.scale, a, p.least);
+        } else {
+            for (int64_t k = 0; k < K; k++)
+                for (int v = 0; v < NV; v++) a[k * NV + v] = vset(c->initial[k]) * b[k * NV + v];
         }
+        before = a;
+        for (int v = 0; v < NV; v++) {
+            total[v] = state_sum(K, NV, a, v);
+            p.smallest[v] = vmin(p.smallest[v], total[v]);
+        }
+        if (p.ending >= 0 && g->T[p.ending] == t + 1) lanes_end(g, &p, t, total);
+        for (int v = 0; v < NV; v++) p.scale[v] = vscale(total[v], &p.exponent[v]);
     }
+    *pass = p;
 }
 
 /* counts[i, j] += sum over `rows` rows of alpha_i w_j for a tile of height x width states. */
@@ -219,80 +226,123 @@ static void lane_counts_2(int64_t K, int64_t rows, const vd *alpha, const vd *w,
     lane_counts(2, K, rows, alpha, w, counts);
 }
 
-/* Backward pass over what lanes_forward kept: rows of gamma to the caller, expected moves (before the factor A) to
- * counts. `w` holds likelihood x message of the step after, scaled by 2^e so that its sum lies in [1, 2). */
-INLINE void lanes_backward(const int64_t K, const int NV, Group *g) {
-    const Chain *c = g->c;
-    const int64_t W = K * NV, T = g->T[0];
-    vd *beta = g->work, *w = beta + W, *moves = w + W, scale[MAX_NV], last[MAX_NV], ignored = {};
-    double shortest = HUGE_VAL;
-    for (int l = 0; l < NV * VL; l++) { /* the step that has no step after it; none counts in a doubtful lane */
+/* What the backward pass carries: w = likelihood x message of the step after, and the power of two that brings its sum
+ * into [1, 2). The limits say from which step on a lane has no step after it; none counts in a doubtful lane. */
+typedef struct {
+    vd scale[MAX_NV], last[MAX_NV];
+    double shortest;
+} Back;
+
+static Back back_start(const Group *g, int NV, int64_t K) {
+    Back back = {.shortest = HUGE_VAL};
+    for (int l = 0; l < NV * VL; l++) {
         double end = g->doubtful[l] ? -1.0 : (double)(g->T[l] - 1);
-        last[l / VL][l % VL] = end;
-        shortest = end < shortest ? end : shortest;
+        back.scale[l / VL][l % VL] = 1.0;
+        back.last[l / VL][l % VL] = end;
+        back.shortest = end < back.shortest ? end : back.shortest;
     }
-    for (int v = 0; v < NV; v++) scale[v] = vset(1.0);
-    for (int64_t q = 0; q < W; q++) w[q] = (vd){};
-    for (int64_t t0 = (T - 1) / BLOCK * BLOCK; t0 >= 0; t0 -= BLOCK) {
-        int64_t rows = T - t0 < BLOCK ? T - t0 : BLOCK;
-        vd *block = g->lik + t0 * W, *alpha = g->alpha + t0 * W;
-        for (int64_t r = rows - 1; r >= 0; r--) {
-            int64_t t = t0 + r;
-            vd *b = block + r * W, *a = alpha + r * W;
-            lane_product(K, NV, c->cols, c->NP, w, beta);
-            int edge = (double)t >= shortest;
-            for (int v = 0; v < NV; v++) {
-                vi inside = vset((double)t) < last[v];
-                vd evidence = {}, sum = {};
-                for (int64_t k = 0; k < K; k++) {
-                    vd x = beta[k * NV + v] * scale[v];
-                    if (edge) x = vselect(inside, x, vset(1.0));
-                    vd joint = a[k * NV + v] * x, next = b[k * NV + v] * x;
-                    beta[k * NV + v] = next;
-                    b[k * NV + v] = joint;
-                    evidence += joint;
-                    sum += next;
-                }
-                vd norm = vset(1.0) / evidence;
-                vd weight = (vd)((vi)(norm * scale[v]) & inside);
-                for (int64_t k = 0; k < K; k++) {
-                    b[k * NV + v] *= norm;
-                    if (g->counts) moves[r * W + k * NV + v] = w[k * NV + v] * weight;
-                    w[k * NV + v] = beta[k * NV + v];
-                }
-                scale[v] = vscale(sum, &ignored);
+    memset(g->work, 0, (size_t)(K * NV) * sizeof(vd));
+    return back;
+}
+
+/* Backward pass over steps t0 .. t1 - 1, kept by lanes_forward: rows of gamma to the caller, expected moves (before the
+ * factor A) to counts. */
+INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, int64_t t0, int64_t t1) {
+    const Chain *c = g->c;
+    const int64_t W = K * NV;
+    vd *w = g->work, *beta = w + W, *moves = beta + W, ignored = {};
+    Back s = *back;
+    for (int64_t t = t1 - 1; t >= t0; t--) {
+        int64_t row = t - t0, r = row % BLOCK;
+        vd *b = g->lik + row * W, *a = g->alpha + row * W;
+        lane_product(K, NV, c->cols, c->NP, w, beta);
+        int edge = (double)t >= s.shortest;
+        for (int v = 0; v < NV; v++) {
+            vi inside = vset((double)t) < s.last[v];
+            vd evidence = {}, sum = {};
+            for (int64_t k = 0; k < K; k++) {
+                vd x = beta[k * NV + v] * s.scale[v];
+                if (edge) x = vselect(inside, x, vset(1.0));
+                vd joint = a[k * NV + v] * x, next = b[k * NV + v] * x;
+                beta[k * NV + v] = next;
+                b[k * NV + v] = joint;
+                evidence += joint;
+                sum += next;
             }
-        }
-        scatter(K, NV, g, t0, block);
-        if (g->counts) (NV == 1 ? lane_counts_1 : lane_counts_2)(K, rows, alpha, moves, g->counts);
-    }
-}
-
-/* Filtered rows, each divided by its sum, to the caller; uses the room of the likelihoods. */
-static void lanes_filtered(int64_t K, int NV, Group *g) {
-    for (int64_t t0 = 0; t0 < g->T[0]; t0 += BLOCK) {
-        vd *a = g->alpha + t0 * K * NV, *out = g->lik + t0 * K * NV;
-        int64_t rows = g->T[0] - t0 < BLOCK ? g->T[0] - t0 : BLOCK;
-        for (int64_t r = 0; r < rows; r++) {
-            for (int v = 0; v < NV; v++) {
-                vd norm = vset(1.0) / state_sum(K, NV, a + r * K * NV, v);
-                for (int64_t q = r * K * NV + v; q < (r + 1) * K * NV; q += NV) out[q] = a[q] * norm;
+            vd norm = vset(1.0) / evidence;
+            vd weight = (vd)((vi)(norm * s.scale[v]) & inside);
+            for (int64_t k = 0; k < K; k++) {
+                b[k * NV + v] *= norm;
+                if (g->counts) moves[r * W + k * NV + v] = w[k * NV + v] * weight;
+                w[k * NV + v] = beta[k * NV + v];
             }
+            s.scale[v] = vscale(sum, &ignored);
         }
-        scatter(K, NV, g, t0, g->lik + t0 * K * NV);
+        if (r) continue;
+        int64_t rows = t1 - t < BLOCK ? t1 - t : BLOCK;
+        scatter(K, NV, g, t, b);
+        if (g->counts) (NV == 1 ? lane_counts_1 : lane_counts_2)(K, rows, a, moves, g->counts);
     }
+    *back = s;
 }
 
-/* Scratch of a group whose longest sequence has T steps, in vectors. */
-static int64_t lanes_scratch(int64_t K, int NV, int64_t T, int keep) {
-    int64_t rows = keep ? (T + BLOCK - 1) / BLOCK * BLOCK : BLOCK;
-    return (2 * rows + BLOCK + 2) * K * NV + MAX_LANES * BLOCK * K / VL;
+/* Filtered rows t0 .. t1 - 1, each divided by its sum, to the caller; uses the room of the likelihoods. */
+static void lanes_filtered(int64_t K, int NV, Group *g, int64_t t0, int64_t t1) {
+    for (int64_t t = t0; t < t1; t++) {
+        const vd *a = g->alpha + (t - t0) * K * NV;
+        vd *out = g->lik + (t - t0) * K * NV;
+        for (int v = 0; v < NV; v++) {
+            vd norm = vset(1.0) / state_sum(K, NV, a, v);
+            for (int64_t q = v; q < K * NV; q += NV) out[q] = a[q] * norm;
+        }
+    }
+    for (int64_t t = t0; t < t1; t += BLOCK) scatter(K, NV, g, t, g->lik + (t - t0) * K * NV);
 }
 
+/* Rows of lik and alpha that are kept at a time. A long group goes in segments: the forward pass leaves a checkpoint at
+ * the start of each and is run again, segment by segment, before the way back. For few states the second run costs
+ * less than rows that do not stay in the cache; for many it only bounds the memory. */
+static int64_t kept_rows(int64_t K, int NV, int64_t T) {
+    int64_t row = 2 * K * NV * (int64_t)sizeof(vd), most = K < 12 ? 6 << 20 : 24 << 20;
+    int64_t rows = (T + BLOCK - 1) / BLOCK * BLOCK;
+    if (rows * row <= most) return rows;
+    int64_t segment = (K < 12 ? most / 12 : most) / row / BLOCK * BLOCK;
+    return segment > BLOCK ? segment : BLOCK;
+}
+
+/* Scratch of a group whose longest sequence has T steps, in vectors, whatever the number of its lanes. */
+static int64_t lanes_scratch(int64_t K, int64_t T) {
+    int64_t most = 0;
+    for (int NV = 1; NV <= MAX_NV; NV++) {
+        int64_t rows = kept_rows(K, NV, T), segments = (T + rows - 1) / rows;
+        int64_t vectors = (2 * rows + BLOCK + 2) * K * NV + segments * (K + 1) * NV + MAX_LANES * BLOCK * K / VL;
+        most = vectors > most ? vectors : most;
+    }
+    return most;
+}
+
+/* A group: forward through all segments, then, if rows are wanted, back through them from the last one, which the
+ * forward pass has kept. */
 INLINE void lanes_run(const int64_t K, const int NV, Group *g, int smooth, int keep) {
-    lanes_forward(K, NV, g, keep);
-    if (smooth) lanes_backward(K, NV, g);
-    else if (keep) lanes_filtered(K, NV, g);
+    const int64_t W = K * NV, T = g->T[0], S = kept_rows(K, NV, T), n = (T + S - 1) / S;
+    Pass pass = {.ending = g->lanes - 1};
+    Back back = {};
+    for (int v = 0; v < NV; v++) pass.scale[v] = pass.least[v] = pass.smallest[v] = vset(1.0);
+    for (int64_t q = 0; q < (keep ? 2 * n - 1 : n); q++) {
+        int64_t segment = q < n ? q : 2 * n - 2 - q, t0 = segment * S, t1 = T - t0 < S ? T : t0 + S;
+        int kept = keep && q >= n - 1;
+        vd *mark = g->marks + segment * (W + NV);
+        if (q && q < n) {
+            memcpy(mark, g->alpha + (BLOCK - 1) * W, (size_t)W * sizeof(vd));
+            memcpy(mark + W, pass.scale, NV * sizeof(vd));
+        } else if (q) {
+            memcpy(pass.scale, mark + W, NV * sizeof(vd));
+        }
+        lanes_forward(K, NV, g, &pass, t0, t1, mark, kept);
+        if (q == n - 1 && smooth) back = back_start(g, NV, K);
+        if (kept && smooth) lanes_backward(K, NV, g, &back, t0, t1);
+        else if (kept) lanes_filtered(K, NV, g, t0, t1);
+    }
 }
 
 #define LANES_OF(K) \
@@ -300,7 +350,7 @@ INLINE void lanes_run(const int64_t K, const int NV, Group *g, int smooth, int k
         if (NV == 1) lanes_run(K, 1, g, smooth, keep); \
         else lanes_run(K, 2, g, smooth, keep); \
         break;
-/* A group with NV vectors of lanes; keep: the forward rows are needed, for the way back or for the caller. */
+/* A group with NV vectors of lanes; keep: rows are wanted, smoothed or filtered. */
 static void lanes_group(int NV, Group *g, int smooth, int keep) {
     switch (g->c->N) {
         LANES_OF(2) LANES_OF(3) LANES_OF(4) LANES_OF(5) LANES_OF(6) LANES_OF(8)

@@ -4,9 +4,13 @@
 
 #include "dense.h"
 #include "dense_log.h"
+#include "dense_pair.h"
 
-/* Doubles of scratch for runs of up to T steps: likelihoods, filtered rows (and the row before), one message. */
-static int64_t one_scratch(const Chain *c, int64_t T) { return (2 * T + 3) * c->NP; }
+/* Doubles of scratch for runs of up to T steps: likelihoods, filtered rows (and the row before), messages. */
+static int64_t one_scratch(const Chain *c, int64_t T, int smooth) {
+    int64_t pair = smooth && c->constant && c->positive;
+    return ((pair ? 3 : 2) * T + 3) * c->NP;
+}
 
 /* Forward pass: lik and alpha (T, NP) receive the relative likelihoods and the filtered rows, each of these with a sum
  * in [1, 2); row -1 of alpha holds alpha_in. Where states can be out of reach, their likelihoods become 0, so that they
@@ -132,8 +136,6 @@ static void one_backward(const Chain *c, Run *r, double *lik, const double *alph
         for (int64_t j = 0; j < NP; j += VL) vstore(w + j, vload(w + j) * vset(norm));
         if (by_step) one_counts(c, r, t, before, w);
     }
-    int64_t first = r->alpha_in ? 0 : 1;
-    if (r->xi && c->constant) add_outer(N, NP, r->T - first, alpha + (first - 1) * NP, lik + first * NP, c->A, r->xi);
 }
 
 /* The message at the last row, its largest entry 1. Returns 0 if its evidence leaves the range. */
@@ -150,14 +152,27 @@ static int one_message(const Chain *c, const Run *r, const double *alpha, double
     return evidence >= RANGE;
 }
 
+/* The counts of a constant matrix, from the rows w in lik, and the message before the run, with sum 1. */
+static void one_finish(const Chain *c, Run *r, const double *lik, const double *alpha, const double *beta) {
+    int64_t N = c->N, NP = c->NP, first = r->alpha_in ? 0 : 1;
+    if (r->xi && c->constant) add_outer(N, NP, r->T - first, alpha + (first - 1) * NP, lik + first * NP, c->A, r->xi);
+    double total = 0;
+    for (int64_t i = 0; r->beta_out && i < N; i++) total += beta[i];
+    for (int64_t i = 0; r->beta_out && i < N; i++) r->beta_out[i] = beta[i] / total;
+}
+
 /* One run; smooth = 0: forward only, gamma (if any) receives the filtered rows. Returns its status. */
 static int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch) {
     int64_t N = c->N, NP = c->NP;
-    double *lik = scratch, *alpha = lik + (r->T + 1) * NP, *beta = alpha + r->T * NP;
+    double *lik = scratch, *alpha = lik + (r->T + 1) * NP, *beta = alpha + r->T * NP, *rows = beta + NP;
     char *alive = (char *)beta;
     memset(alpha - NP, 0, (size_t)(2 * NP) * sizeof(double));
-    memset(beta, 0, (size_t)NP * sizeof(double));
     if (r->alpha_in) memcpy(alpha - NP, r->alpha_in, (size_t)N * sizeof(double));
+    if (smooth && c->constant && c->positive && !r->xi_steps && r->T > 1 && pair_run(c, r, lik, alpha, rows, beta)) {
+        if (r->beta_out) send_back(c, r->start, beta, rows);
+        one_finish(c, r, lik, alpha, rows);
+        return FINE;
+    }
     int state = one_forward(c, r, lik, alpha, alive);
     if (state == NO_MEMORY) return NO_MEMORY;
     if (state == REDO) return log_run(c, r, smooth);
@@ -170,11 +185,7 @@ static int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch) {
     memset(beta, 0, (size_t)NP * sizeof(double));
     if (!one_message(c, r, last, beta)) return log_run(c, r, smooth);
     one_backward(c, r, lik, alpha, beta);
-    if (r->beta_out) {
-        double total = 0;
-        for (int64_t i = 0; i < N; i++) total += beta[i];
-        for (int64_t i = 0; i < N; i++) r->beta_out[i] = beta[i] / total;
-    }
+    one_finish(c, r, lik, alpha, beta);
     return FINE;
 }
 

@@ -41,7 +41,7 @@ static int run_alone(Call *call, int64_t s) {
     const Chain *c = call->c;
     int64_t N = c->N, start = call->offsets[s];
     Run r = *call->all;
-    if (!call->scratch) call->scratch = simd_alloc(one_scratch(c, call_longest(call)));
+    if (!call->scratch) call->scratch = simd_alloc(one_scratch(c, call_longest(call), call->smooth));
     if (!call->scratch) return 0;
     r.start = start;
     r.T = call->offsets[s + 1] - start;
@@ -83,7 +83,7 @@ static int worth_lanes(const Chain *c, const Entry *e, int64_t count, int NV) {
 
 /* Sequences e[0 .. count) side by side; the doubtful ones again alone. Returns 0 without memory. */
 static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV, int keep) {
-    int64_t N = call->c->N, rows = keep ? (e[0].T + BLOCK - 1) / BLOCK * BLOCK : BLOCK;
+    int64_t N = call->c->N, rows = kept_rows(N, NV, e[0].T), segments = (e[0].T + rows - 1) / rows;
     g->lanes = (int)count;
     for (int l = 0; l < MAX_LANES; l++) {
         int64_t start = l < count ? call->offsets[e[l].s] * N : 0;
@@ -94,7 +94,8 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
     }
     g->alpha = g->lik + rows * N * NV;
     g->work = g->alpha + rows * N * NV;
-    g->spare = (double *)(g->work + (BLOCK + 2) * N * NV);
+    g->marks = g->work + (BLOCK + 2) * N * NV;
+    g->spare = (double *)(g->marks + segments * (N + 1) * NV);
     lanes_group(NV, g, call->smooth, keep);
     for (int l = 0; l < count; l++) {
         call->loglik[e[l].s] = g->loglik[l];
@@ -113,7 +114,7 @@ static int run_side_by_side(Call *call, Entry *e) {
     double *apart = NULL;
     int enough = 1;
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
-    g.lik = (vd *)simd_alloc(lanes_scratch(N, widest, e[0].T, keep) * VL);
+    g.lik = (vd *)simd_alloc(lanes_scratch(N, e[0].T) * VL);
     if (call->all->xi) g.counts = (vd *)simd_alloc(N * N * VL);
     if (table) apart = simd_alloc(table * N);
     enough = g.lik && (g.counts || !call->all->xi) && (apart || !table);
@@ -138,15 +139,18 @@ static int run_side_by_side(Call *call, Entry *e) {
 }
 
 /* Can no matrix that is used let a state fall out of range? Rows that begin a sequence are not used. */
-static int all_positive(const Call *call) {
-    const Chain *c = call->c;
+static void judge_entries(Chain *c, const Call *call) {
     int64_t size = c->N * c->N, first = call->all->alpha_in ? 0 : 1;
-    if (c->constant || c->index) return matrix_positive(c->A, c->L * size);
-    for (int64_t s = 0; s < call->m; s++) {
+    double least = 1;
+    if (c->constant || c->index) least = smallest_entry(c->A, c->L * size);
+    for (int64_t s = 0; s < call->m && !c->constant && !c->index; s++) {
         int64_t start = call->offsets[s] + first;
-        if (!matrix_positive(c->A + start * size, (call->offsets[s + 1] - start) * size)) return 0;
+        double here = smallest_entry(c->A + start * size, (call->offsets[s + 1] - start) * size);
+        least = here < least ? here : least;
     }
-    return 1;
+    c->positive = least >= RANGE;
+    c->pace = 1;
+    for (double left = least; c->pace < 8 && (left *= least) >= 1e-60;) c->pace++;
 }
 
 /* All sequences of a call; returns 0 without memory. */
@@ -156,7 +160,7 @@ static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets,
     Entry *e = (Entry *)malloc((size_t)m * sizeof(Entry));
     int enough = chain_prepare(c) && e;
     if (enough) {
-        c->positive = all_positive(&call);
+        judge_entries(c, &call);
         for (int64_t s = 0; s < m; s++) e[s] = (Entry){offsets[s + 1] - offsets[s], s};
         if (c->constant && m > 1 && !all->xi_steps) enough = run_side_by_side(&call, e);
         else

@@ -68,6 +68,15 @@ INLINE void vstore_part(double *p, int64_t count, vd x) {
 #endif
 }
 
+/* Lane i in all lanes; i a constant once inlined. */
+INLINE vd vlane(vd x, int i) {
+#if VL == 8
+    return (vd)_mm512_permutexvar_pd(_mm512_set1_epi64(i), (__m512d)x);
+#else
+    return vset(x[i]);
+#endif
+}
+
 /* Sum, maximum and minimum over the lanes. */
 INLINE double hsum(vd a) {
 #if VL == 8
@@ -79,6 +88,9 @@ INLINE double hsum(vd a) {
 #endif
 }
 INLINE double hmax(vd a) {
+#if VL == 8
+    return _mm512_reduce_max_pd((__m512d)a);
+#endif
     double s = a[0];
     for (int l = 1; l < VL; l++) s = a[l] > s ? a[l] : s;
     return s;
