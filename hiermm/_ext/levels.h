@@ -5,7 +5,7 @@
  * where the parent is the neighbouring axis on either side (or there is none). The fast axes are padded to powers of
  * two until `tail`, the number of positions per value of a level, fills whole vectors; then two loops serve every level:
  *
- *   wide    tail is a multiple of LANES: whole vectors share `from` and `to`; coefficients are vectors of equal entries
+ *   wide    tail is a multiple of VL: whole vectors share `from` and `to`; coefficients are vectors of equal entries
  *           (or of entries that follow the parent, where the parent lies within the vector);
  *   narrow  the level lies within the vectors: each source value is spread over its fibre by a permutation.
  *
@@ -16,33 +16,26 @@
 #ifndef HIERMM_LEVELS_H
 #define HIERMM_LEVELS_H
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "simd.h"
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#define LANES 8
-#elif defined(__AVX2__)
-#include <immintrin.h>
-#define LANES 4
+/* out[l] = a[lanes[l]]; `lanes` as `permutation` writes them. */
+INLINE vd permute(vd a, const int64_t *lanes) {
+#if VL == 8
+    return (vd)_mm512_permutexvar_pd(_mm512_loadu_si512(lanes), (__m512d)a);
+#elif VL == 4 && defined(__AVX2__)
+    return (vd)_mm256_permutevar8x32_ps((__m256)a, _mm256_loadu_si256((const __m256i *)lanes));
 #else
-#define LANES 2
-#endif
-typedef double vec __attribute__((vector_size(LANES * 8), may_alias));
-typedef double vec_any __attribute__((vector_size(LANES * 8), may_alias, aligned(8)));
-typedef int64_t ivec __attribute__((vector_size(LANES * 8), may_alias));
-#define INLINE static inline __attribute__((always_inline))
-#define LOAD(p) (*(const vec_any *)(p))
-#define STORE(p, v) (*(vec_any *)(p) = (v))
-
-INLINE vec permute(vec a, const int64_t *from) {
-#if defined(__AVX512F__)
-    return (vec)_mm512_permutexvar_pd(_mm512_loadu_si512(from), (__m512d)a);
-#else
-    vec out;
-    for (int l = 0; l < LANES; l++) out[l] = a[from[l]];
+    vd out;
+    for (int l = 0; l < VL; l++) out[l] = a[lanes[l]];
     return out;
+#endif
+}
+
+static int64_t permutation(int64_t lane) {
+#if VL == 4 && defined(__AVX2__)
+    return 2 * lane | (2 * lane + 1) << 32; /* the two halves of a double */
+#else
+    return lane;
 #endif
 }
 
@@ -61,9 +54,12 @@ typedef struct {
     const double *row;                /* the packed row that the coefficients hold */
 } Table;
 
+enum { WIDE = 100 };
+
 typedef struct {
     ptrdiff_t size, padded, tail, parent_tail, parent_padded;
     int wide;
+    int shape;                        /* which of the loops below */
     ptrdiff_t groups;                 /* sets of coefficients */
     ptrdiff_t block, blocks;          /* doubles in a block of all values of the level and its tail; their number */
     ptrdiff_t vectors;                /* narrow: vectors a block; wide: vectors a group within the tail */
@@ -71,84 +67,173 @@ typedef struct {
     ptrdiff_t entries;                /* doubles in a table */
     Table to, from;                   /* forward and backward */
     double *products;                 /* sums of F[from] G[to], laid out as the backward table */
-    int64_t *spread;                  /* narrow: (size, LANES) lanes of the source */
+    int64_t *spread;                  /* narrow: (size, VL) lanes of the source */
 } Level;
 
-/* -------------------------------------------------------------------------------------------------- the two moves */
-INLINE void narrow_move(ptrdiff_t K, ptrdiff_t V, const Level *g, const double *c, const double *x, double *out) {
-    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * LANES)
-        for (ptrdiff_t b = t; b < g->blocks; b += g->groups) {
-            const double *in = x + b * V * LANES;
+/* -------------------------------------------------------------------------------------------------- the two moves
+ * K and V are constants wherever the sizes are common, so that coefficients and sums stay in registers. */
+INLINE void narrow_move(const ptrdiff_t K, const ptrdiff_t V, const Level *g, const double *c, const double *x,
+                        double *out) {
+    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL)
+        for (ptrdiff_t b = t; b < g->blocks; b += g->groups)
             for (ptrdiff_t h = 0; h < V; h++) {
-                vec sum = {0};
+                const double *in = x + b * V * VL;
+                vd even = {}, odd = {};
                 for (ptrdiff_t i = 0; i < K; i++) {
-                    vec source = permute(LOAD(in + i * g->tail / LANES * LANES), g->spread + i * LANES);
-                    sum += source * LOAD(c + (i * V + h) * LANES);
+                    vd source = permute(vload(in + i * g->tail / VL * VL), g->spread + i * VL);
+                    if (i & 1) odd += source * vload(c + (i * V + h) * VL);
+                    else even += source * vload(c + (i * V + h) * VL);
                 }
-                STORE(out + (b * V + h) * LANES, sum);
+                vstore(out + (b * V + h) * VL, even + odd);
             }
-        }
 }
 
-INLINE void narrow_products(ptrdiff_t K, ptrdiff_t V, const Level *g, double *c, const double *F, const double *G) {
-    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * LANES)
+INLINE void narrow_products(const ptrdiff_t K, const ptrdiff_t V, const Level *g, double *c, const double *F,
+                            const double *G) {
+    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL)
         for (ptrdiff_t b = t; b < g->blocks; b += g->groups)
             for (ptrdiff_t j = 0; j < K; j++) {
-                vec to = permute(LOAD(G + b * V * LANES + j * g->tail / LANES * LANES), g->spread + j * LANES);
+                vd to = permute(vload(G + b * V * VL + j * g->tail / VL * VL), g->spread + j * VL);
                 for (ptrdiff_t h = 0; h < V; h++) {
-                    double *sum = c + (j * V + h) * LANES;
-                    STORE(sum, LOAD(sum) + LOAD(F + (b * V + h) * LANES) * to);
+                    double *sum = c + (j * V + h) * VL;
+                    vstore(sum, vload(sum) + vload(F + (b * V + h) * VL) * to);
                 }
             }
 }
 
-INLINE void wide_move(ptrdiff_t K, const Level *g, const double *c, const double *x, double *out) {
-    const ptrdiff_t step = g->parent_slower ? g->groups : 1;
-    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * K * LANES) {
-        const ptrdiff_t first = g->parent_slower ? 0 : t * g->vectors * LANES;
-        for (ptrdiff_t b = g->parent_slower ? t : 0; b < g->blocks; b += step)
-            for (ptrdiff_t v = 0; v < g->vectors; v++) {
-                const ptrdiff_t at = b * g->block + first + v * LANES;
-                for (ptrdiff_t j = 0; j < K; j++) {
-                    vec sum = {0};
-                    for (ptrdiff_t i = 0; i < K; i++) sum += LOAD(x + at + i * g->tail) * LOAD(c + (i * K + j) * LANES);
-                    STORE(out + at + j * g->tail, sum);
-                }
+/* The same with a group's table in registers, for K <= 4 (so that V is 1 or 2). */
+INLINE void narrow_move_held(const int K, const int V, const Level *g, const double *c, const double *x, double *out) {
+    const ptrdiff_t step = g->groups * V * VL, end = g->blocks * V * VL, per = V == 1 ? K : 2;
+    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL) {
+        vd held[8];
+        for (int e = 0; e < K * V; e++) held[e] = vload(c + e * VL);
+        for (ptrdiff_t at = t * V * VL; at < end; at += step) {
+            vd sum[2 * V];
+            for (int h = 0; h < 2 * V; h++) sum[h] = (vd){};
+            for (int i = 0; i < K; i++) {
+                const vd source = permute(vload(x + at + i / per * VL), g->spread + i * VL);
+                for (int h = 0; h < V; h++) sum[i % 2 * V + h] += source * held[i * V + h];
             }
+            for (int h = 0; h < V; h++) vstore(out + at + h * VL, sum[h] + sum[V + h]);
+        }
     }
 }
 
-INLINE void wide_products(ptrdiff_t K, const Level *g, double *c, const double *F, const double *G) {
-    const ptrdiff_t step = g->parent_slower ? g->groups : 1;
-    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * K * LANES) {
-        const ptrdiff_t first = g->parent_slower ? 0 : t * g->vectors * LANES;
-        for (ptrdiff_t b = g->parent_slower ? t : 0; b < g->blocks; b += step)
-            for (ptrdiff_t v = 0; v < g->vectors; v++) {
-                const ptrdiff_t at = b * g->block + first + v * LANES;
+INLINE void narrow_products_held(const int K, const int V, const Level *g, double *c, const double *F,
+                                 const double *G) {
+    const ptrdiff_t step = g->groups * V * VL, end = g->blocks * V * VL, per = V == 1 ? K : 2;
+    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL) {
+        vd held[8];
+        for (int e = 0; e < K * V; e++) held[e] = vload(c + e * VL);
+        for (ptrdiff_t at = t * V * VL; at < end; at += step)
+            for (int j = 0; j < K; j++) {
+                const vd to = permute(vload(G + at + j / per * VL), g->spread + j * VL);
+                for (int h = 0; h < V; h++) held[j * V + h] += vload(F + at + h * VL) * to;
+            }
+        for (int e = 0; e < K * V; e++) vstore(c + e * VL, held[e]);
+    }
+}
+
+/* Positions of a wide level's group t: `first` and every `step` doubles after it, `vectors` vectors each. */
+INLINE ptrdiff_t wide_first(const Level *g, ptrdiff_t t) {
+    return g->parent_slower ? t * g->block : t * g->vectors * VL;
+}
+INLINE ptrdiff_t wide_step(const Level *g) { return g->parent_slower ? g->groups * g->block : g->block; }
+
+INLINE void wide_move(const ptrdiff_t K, const Level *g, const double *c, const double *x, double *out) {
+    const ptrdiff_t step = wide_step(g), end = g->blocks * g->block, tail = g->tail;
+    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * K * VL)
+        for (ptrdiff_t from = wide_first(g, t); from < end; from += step)
+            for (ptrdiff_t at = from; at < from + g->vectors * VL; at += VL)
+                for (ptrdiff_t j = 0; j < K; j++) {
+                    vd sum = {};
+                    for (ptrdiff_t i = 0; i < K; i++) sum += vload(x + at + i * tail) * vload(c + (i * K + j) * VL);
+                    vstore(out + at + j * tail, sum);
+                }
+}
+
+INLINE void wide_products(const ptrdiff_t K, const Level *g, double *c, const double *F, const double *G) {
+    const ptrdiff_t step = wide_step(g), end = g->blocks * g->block, tail = g->tail;
+    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * K * VL)
+        for (ptrdiff_t from = wide_first(g, t); from < end; from += step)
+            for (ptrdiff_t at = from; at < from + g->vectors * VL; at += VL)
                 for (ptrdiff_t j = 0; j < K; j++)
                     for (ptrdiff_t i = 0; i < K; i++) {
-                        double *sum = c + (j * K + i) * LANES;
-                        STORE(sum, LOAD(sum) + LOAD(F + at + i * g->tail) * LOAD(G + at + j * g->tail));
+                        double *sum = c + (j * K + i) * VL;
+                        vstore(sum, vload(sum) + vload(F + at + i * tail) * vload(G + at + j * tail));
                     }
+}
+
+INLINE void wide_move_held(const int K, const Level *g, const double *c, const double *x, double *out) {
+    const ptrdiff_t step = wide_step(g), end = g->blocks * g->block, tail = g->tail;
+    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * K * VL) {
+        vd held[16];
+        for (int e = 0; e < K * K; e++) held[e] = vload(c + e * VL);
+        for (ptrdiff_t from = wide_first(g, t); from < end; from += step)
+            for (ptrdiff_t at = from; at < from + g->vectors * VL; at += VL) {
+                vd in[4];
+                for (int i = 0; i < K; i++) in[i] = vload(x + at + i * tail);
+                for (int j = 0; j < K; j++) {
+                    vd sum = in[0] * held[j];
+                    for (int i = 1; i < K; i++) sum += in[i] * held[i * K + j];
+                    vstore(out + at + j * tail, sum);
+                }
             }
     }
 }
 
-static void table_load(const Level *g, Table *table, const double *row) {
-    if (table->row == row) return;
-    table->row = row;
-    for (ptrdiff_t e = 0; e < g->entries; e++) table->coefficients[e] = table->map[e] < 0 ? 0.0 : row[table->map[e]];
+INLINE void wide_products_held(const int K, const Level *g, double *c, const double *F, const double *G) {
+    const ptrdiff_t step = wide_step(g), end = g->blocks * g->block, tail = g->tail;
+    for (ptrdiff_t t = 0; t < g->groups; t++, c += K * K * VL) {
+        vd held[16];
+        for (int e = 0; e < K * K; e++) held[e] = vload(c + e * VL);
+        for (ptrdiff_t from = wide_first(g, t); from < end; from += step)
+            for (ptrdiff_t at = from; at < from + g->vectors * VL; at += VL) {
+                vd in[4];
+                for (int i = 0; i < K; i++) in[i] = vload(F + at + i * tail);
+                for (int j = 0; j < K; j++) {
+                    const vd to = vload(G + at + j * tail);
+                    for (int i = 0; i < K; i++) held[j * K + i] += in[i] * to;
+                }
+            }
+        for (int e = 0; e < K * K; e++) vstore(c + e * VL, held[e]);
+    }
 }
 
+/* out = x moved by the rows in `table`. */
 static void level_move(const Level *g, const Table *table, const double *x, double *out) {
-    if (g->wide) wide_move(g->size, g, table->coefficients, x, out);
-    else narrow_move(g->size, g->vectors, g, table->coefficients, x, out);
+    const double *c = table->coefficients;
+    switch (g->shape) {
+    case WIDE + 1: wide_move_held(1, g, c, x, out); break;
+    case WIDE + 2: wide_move_held(2, g, c, x, out); break;
+    case WIDE + 3: wide_move_held(3, g, c, x, out); break;
+    case WIDE + 4: wide_move_held(4, g, c, x, out); break;
+    case WIDE: wide_move(g->size, g, c, x, out); break;
+    case 21: narrow_move_held(2, 1, g, c, x, out); break;
+    case 31: narrow_move_held(3, 1, g, c, x, out); break;
+    case 32: narrow_move_held(3, 2, g, c, x, out); break;
+    case 41: narrow_move_held(4, 1, g, c, x, out); break;
+    case 42: narrow_move_held(4, 2, g, c, x, out); break;
+    default: narrow_move(g->size, g->vectors, g, c, x, out);
+    }
 }
 
 /* products += F[from] G[to] over the fibres. */
 static void level_products(const Level *g, const double *F, const double *G) {
-    if (g->wide) wide_products(g->size, g, g->products, F, G);
-    else narrow_products(g->size, g->vectors, g, g->products, F, G);
+    double *c = g->products;
+    switch (g->shape) {
+    case WIDE + 1: wide_products_held(1, g, c, F, G); break;
+    case WIDE + 2: wide_products_held(2, g, c, F, G); break;
+    case WIDE + 3: wide_products_held(3, g, c, F, G); break;
+    case WIDE + 4: wide_products_held(4, g, c, F, G); break;
+    case WIDE: wide_products(g->size, g, c, F, G); break;
+    case 21: narrow_products_held(2, 1, g, c, F, G); break;
+    case 31: narrow_products_held(3, 1, g, c, F, G); break;
+    case 32: narrow_products_held(3, 2, g, c, F, G); break;
+    case 41: narrow_products_held(4, 1, g, c, F, G); break;
+    case 42: narrow_products_held(4, 2, g, c, F, G); break;
+    default: narrow_products(g->size, g->vectors, g, c, F, G);
+    }
 }
 
 /* xi += products * A, and the products start again. */
@@ -158,9 +243,15 @@ static void level_counts(const Level *g, const double *row, double *xi) {
     memset(g->products, 0, g->entries * sizeof(double));
 }
 
+static void table_load(const Level *g, Table *table, const double *row) {
+    if (table->row == row) return;
+    table->row = row;
+    for (ptrdiff_t e = 0; e < g->entries; e++) table->coefficients[e] = table->map[e] < 0 ? 0.0 : row[table->map[e]];
+}
+
 /* ---------------------------------------------------------------------------------------------------- the geometry */
 static ptrdiff_t pad_size(ptrdiff_t size, ptrdiff_t tail) {
-    ptrdiff_t need = tail % LANES ? LANES / tail : 1, padded = 1;
+    ptrdiff_t need = tail % VL ? VL / tail : 1, padded = 1;
     if (size >= need) return (size + need - 1) / need * need;
     while (padded < size) padded *= 2;
     return padded;
@@ -178,26 +269,26 @@ static void fill_maps(Level *g, const Shape *s) {
     for (ptrdiff_t t = 0, e = 0; t < g->groups; t++)
         for (ptrdiff_t k = 0; k < g->size; k++)
             for (ptrdiff_t h = 0; h < V; h++)
-                for (ptrdiff_t l = 0; l < LANES; l++, e++) {
+                for (ptrdiff_t l = 0; l < VL; l++, e++) {
                     ptrdiff_t at, own;
                     if (g->wide) {
-                        at = (g->parent_slower ? t * g->block : t * g->vectors * LANES) + l, own = h;
+                        at = (g->parent_slower ? t * g->block : t * g->vectors * VL) + l, own = h;
                     } else {
-                        at = (t * V + h) * LANES + l, own = at / g->tail % g->padded;
+                        at = (t * V + h) * VL + l, own = at / g->tail % g->padded;
                     }
                     g->to.map[e] = map_entry(g, s, at, k, own);
                     g->from.map[e] = map_entry(g, s, at, own, k);
                 }
     for (ptrdiff_t i = 0; i < g->size && !g->wide; i++)
-        for (ptrdiff_t l = 0; l < LANES; l++)
-            g->spread[i * LANES + l] = g->block < LANES ? l / g->block * g->block + i * g->tail + l % g->tail
-                                                        : i * g->tail % LANES + l % g->tail;
+        for (ptrdiff_t l = 0; l < VL; l++)
+            g->spread[i * VL + l] = permutation(g->block < VL ? l / g->block * g->block + i * g->tail + l % g->tail
+                                                              : i * g->tail % VL + l % g->tail);
 }
 
 static int level_alloc(Level *g, const Shape *s) {
-    g->to.coefficients = (double *)calloc(3 * g->entries + LANES, sizeof(double));
+    g->to.coefficients = (double *)calloc(3 * g->entries + VL, sizeof(double));
     g->to.map = (int32_t *)malloc(2 * g->entries * sizeof(int32_t));
-    g->spread = (int64_t *)calloc(g->size * LANES, sizeof(int64_t));
+    g->spread = (int64_t *)calloc(g->size * VL, sizeof(int64_t));
     if (!g->to.coefficients || !g->to.map || !g->spread) return -1;
     g->from.coefficients = g->to.coefficients + g->entries;
     g->products = g->from.coefficients + g->entries;
@@ -215,7 +306,7 @@ static void levels_free(Level *levels, ptrdiff_t S) {
 }
 
 /* Lay out the S levels (zeroed by the caller); parent as in the kernels: -1 slower, +1 faster, 0 none.
- * Returns the number of padded positions, a multiple of LANES, or -1 without memory. */
+ * Returns the number of padded positions, a multiple of VL, or -1 without memory. */
 static ptrdiff_t levels_init(Level *levels, const Shape *shapes, ptrdiff_t S, int parent) {
     ptrdiff_t total = 1;
     for (ptrdiff_t s = S - 1; s >= 0; s--) {
@@ -223,7 +314,7 @@ static ptrdiff_t levels_init(Level *levels, const Shape *shapes, ptrdiff_t S, in
         g->size = shapes[s].size, g->tail = total, g->padded = pad_size(g->size, total);
         total *= g->padded;
     }
-    const ptrdiff_t positions = total < LANES ? LANES : total;
+    const ptrdiff_t positions = total < VL ? VL : total;
     for (ptrdiff_t s = 0; s < S; s++) {
         Level *g = levels + s;
         const ptrdiff_t p = s + parent;
@@ -232,21 +323,23 @@ static ptrdiff_t levels_init(Level *levels, const Shape *shapes, ptrdiff_t S, in
         g->parent_tail = has ? levels[p].tail : positions;
         g->parent_slower = has && parent < 0;
         g->block = g->padded * g->tail;
-        g->wide = g->tail % LANES == 0;
+        g->wide = g->tail % VL == 0;
         if (g->wide) {
             g->groups = g->parent_padded;
-            if (has && parent > 0 && g->parent_tail % LANES) g->groups = g->tail / LANES;
-            g->vectors = g->tail / LANES / (g->parent_slower ? 1 : g->groups);
+            if (has && parent > 0 && g->parent_tail % VL) g->groups = g->tail / VL;
+            g->vectors = g->tail / VL / (g->parent_slower ? 1 : g->groups);
             g->blocks = positions / g->block;
-            g->entries = g->groups * g->size * g->size * LANES;
+            g->entries = g->groups * g->size * g->size * VL;
         } else {
-            g->vectors = g->block < LANES ? 1 : g->block / LANES;
-            g->blocks = positions / (g->vectors * LANES);
+            g->vectors = g->block < VL ? 1 : g->block / VL;
+            g->blocks = positions / (g->vectors * VL);
             g->groups = 1;
-            if (g->parent_slower) g->groups = g->block < LANES ? g->parent_padded * g->block / LANES : g->parent_padded;
+            if (g->parent_slower) g->groups = g->block < VL ? g->parent_padded * g->block / VL : g->parent_padded;
             if (g->groups < 1) g->groups = 1;
-            g->entries = g->groups * g->size * g->vectors * LANES;
+            g->entries = g->groups * g->size * g->vectors * VL;
         }
+        g->shape = g->wide ? WIDE : 0;
+        if (g->size <= 4) g->shape = (int)(g->wide ? WIDE + g->size : 10 * g->size + g->vectors);
         if (level_alloc(g, shapes + s)) return -1;
     }
     return positions;

@@ -1,35 +1,49 @@
 /* Steps of a scaled forward-backward that touch every state once: likelihoods, scaling, posteriors.
- * All arrays of states have `n` entries, a multiple of LANES; entries of padding are 0. */
+ * Arrays of states have `n` entries, a multiple of VL; entries of padding are 0. */
 #ifndef HIERMM_LIKELIHOOD_H
 #define HIERMM_LIKELIHOOD_H
 
-#include <math.h>
 #include "levels.h"
 
-INLINE double sum_lanes(vec a) {
-    double sum = 0.0;
-    for (int l = 0; l < LANES; l++) sum += a[l];
-    return sum;
+/* Is any lane below x? */
+INLINE int any_below(vd a, double x) {
+#if VL == 8
+    return _mm512_cmp_pd_mask((__m512d)a, _mm512_set1_pd(x), _CMP_LT_OQ) != 0;
+#elif VL == 4
+    return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, _mm256_set1_pd(x), _CMP_LT_OQ)) != 0;
+#else
+    return hmin(a) < x;
+#endif
 }
 
-INLINE double min_lanes(vec a) {
-    double low = a[0];
-    for (int l = 1; l < LANES; l++) low = a[l] < low ? a[l] : low;
-    return low;
+/* exp(x - top) in place, over `count` doubles; x <= top, and -inf gives 0. */
+static void exp_minus(double *x, ptrdiff_t count, double top) {
+    ptrdiff_t c = 0;
+    for (; c + VL <= count; c += VL) vstore(x + c, vexp_low(vload(x + c) - vset(top)));
+    if (c < count) vstore_part(x + c, count - c, vexp_low(vload_part(x + c, count - c, -INFINITY) - vset(top)));
 }
 
-INLINE vec splat(double x) { return x - (vec){0}; }
+static double row_max(const double *x, ptrdiff_t count) {
+    ptrdiff_t c = 0;
+    vd m = vset(-INFINITY);
+    for (; c + VL <= count; c += VL) m = vmax(m, vload(x + c));
+    if (c < count) m = vmax(m, vload_part(x + c, count - c, -INFINITY));
+    return hmax(m);
+}
 
-INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
-
-/* out = exp(ll - top) and top = max(ll), row by row. A row of -inf alone gives zeros. */
+/* out (rows, stride) = exp(ll - top) and top = max(ll), row by row. A row of -inf alone gives zeros. */
 static void likelihood_rows(const double *ll, ptrdiff_t rows, ptrdiff_t M, double *top, double *out, ptrdiff_t stride) {
-    for (ptrdiff_t k = 0; k < rows; k++, ll += M, out += stride) {
-        double m = ll[0];
-        for (ptrdiff_t c = 1; c < M; c++) m = ll[c] > m ? ll[c] : m;
+    for (ptrdiff_t k = 0; k < rows; k++) {
+        const double *x = ll + k * M;
+        double *row = out + k * stride, m = x[0];
+        if (M >= VL) m = row_max(x, M);
+        else for (ptrdiff_t c = 1; c < M; c++) m = x[c] > m ? x[c] : m;
         top[k] = m;
-        for (ptrdiff_t c = 0; c < M; c++) out[c] = m == -INFINITY ? 0.0 : exp(ll[c] - m);
+        m = m == -INFINITY ? 0.0 : m;
+        for (ptrdiff_t c = 0; c < M; c++) row[c] = x[c] - m;
+        for (ptrdiff_t c = M; c < stride; c++) row[c] = -INFINITY;
     }
+    exp_minus(out, rows * stride, 0.0);
 }
 
 /* out[p] = x[column[p]] */
@@ -37,50 +51,56 @@ static void expand(const double *x, const int64_t *column, ptrdiff_t n, double *
     for (ptrdiff_t p = 0; p < n; p++) out[p] = x[column[p]];
 }
 
-/* 2^-exponent(x), exact; the exponent is added to *sum. x must be positive and normal. */
-INLINE double power_of_two(double x, int64_t *sum) {
-    int64_t bits;
-    memcpy(&bits, &x, 8);
-    const int64_t e = (bits >> 52 & 2047) - 1023;
-    *sum += e;
-    bits = (1023 - e) << 52;
-    memcpy(&x, &bits, 8);
-    return x;
-}
-
-/* out = predicted * scale * b; returns its sum, and in *low the least predicted * scale (+ lift, 1 at padding). */
+/* out = predicted * scale * b; returns its sum. *faint tells whether some predicted * scale (+ lift, 1 at padding) is
+ * below `least`. */
 static double absorb(ptrdiff_t n, const double *predicted, double scale, const double *b, const double *lift,
-                     double *out, double *low) {
-    vec sum = {0}, least = splat(1.0);
-    const vec s = splat(scale);
-    for (ptrdiff_t p = 0; p < n; p += LANES) {
-        const vec y = LOAD(predicted + p) * s, a = y * LOAD(b + p), mark = y + LOAD(lift + p);
-        least = choose(mark < least, mark, least);
+                     double least, double *out, int *faint) {
+    vd sum = {}, more = {}, low = vset(1.0);
+    const vd s = vset(scale);
+    ptrdiff_t p = 0;
+    for (; p + 2 * VL <= n; p += 2 * VL) {
+        const vd x = vload(predicted + p) * s, y = vload(predicted + p + VL) * s;
+        const vd a = x * vload(b + p), c = y * vload(b + p + VL);
+        low = vmin(low, vmin(x + vload(lift + p), y + vload(lift + p + VL)));
+        sum += a, more += c;
+        vstore(out + p, a);
+        vstore(out + p + VL, c);
+    }
+    for (; p < n; p += VL) {
+        const vd x = vload(predicted + p) * s, a = x * vload(b + p);
+        low = vmin(low, x + vload(lift + p));
         sum += a;
-        STORE(out + p, a);
+        vstore(out + p, a);
     }
-    *low = min_lanes(least);
-    return sum_lanes(sum);
+    *faint = any_below(low, least);
+    return hsum(sum + more);
 }
 
-/* gamma = alpha * beta and w = b * beta where alpha > 0 (a message about impossible states must not drown the others),
- * with their sums. gamma may be alpha. */
-static void combine(ptrdiff_t n, const double *alpha, const double *beta, const double *b, double *gamma, double *w,
-                    double *gamma_sum, double *w_sum) {
-    vec z = {0}, q = {0};
-    for (ptrdiff_t p = 0; p < n; p += LANES) {
-        const vec a = LOAD(alpha + p), be = LOAD(beta + p), g = a * be;
-        const vec m = choose(a > (vec){0}, LOAD(b + p) * be, (vec){0});
-        z += g, q += m;
-        STORE(gamma + p, g);
-        STORE(w + p, m);
+/* w = b * beta * scale where alpha > 0: a message about states without mass must not drown the others. Gives the sum
+ * of w, and in *evidence that of alpha * beta. */
+static double combine(ptrdiff_t n, const double *alpha, const double *beta, const double *b, double scale, double *w,
+                      double *evidence) {
+    const vd s = vset(scale);
+    vd z[2] = {{}, {}}, q[2] = {{}, {}};
+    for (ptrdiff_t p = 0; p < n; p += VL) {
+        const vd a = vload(alpha + p), be = vload(beta + p);
+        const vd m = (vd)((vi)(vload(b + p) * s * be) & (vi)(a > (vd){}));
+        z[p / VL & 1] += a * be, q[p / VL & 1] += m;
+        vstore(w + p, m);
     }
-    *gamma_sum = sum_lanes(z), *w_sum = sum_lanes(q);
+    *evidence = hsum(z[0] + z[1]);
+    return hsum(q[0] + q[1]);
 }
 
-static void scale_to(ptrdiff_t n, const double *x, double factor, double *out) {
-    const vec f = splat(factor);
-    for (ptrdiff_t p = 0; p < n; p += LANES) STORE(out + p, LOAD(x + p) * f);
+/* share = alpha * factor, posterior = share * beta; the posterior may take the place of alpha. */
+static void posteriors(ptrdiff_t n, const double *alpha, const double *beta, double factor, double *share,
+                       double *posterior) {
+    const vd f = vset(factor);
+    for (ptrdiff_t p = 0; p < n; p += VL) {
+        const vd a = vload(alpha + p) * f;
+        vstore(share + p, a);
+        vstore(posterior + p, a * vload(beta + p));
+    }
 }
 
 /* out = x * exp(ll[column]) for the states with mass, divided by the largest, through logarithms: for steps whose

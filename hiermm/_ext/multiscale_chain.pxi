@@ -11,7 +11,6 @@ cdef extern from "levels_log.h" nogil:
         Table to
         Table back "from"
 
-    const int LANES
     Py_ssize_t levels_init(Level *levels, const Shape *shapes, Py_ssize_t S, int parent)
     void levels_free(Level *levels, Py_ssize_t S)
     Py_ssize_t padded_position(const Level *levels, const Shape *shapes, Py_ssize_t S, Py_ssize_t j)
@@ -25,19 +24,21 @@ cdef extern from "levels_log.h" nogil:
     void max_move(const Shape *s, const double *log_A, const double *x, double *out, int32_t *best)
 
 cdef extern from "likelihood.h" nogil:
+    double scale1(double x, double *exponent)
+    double *simd_alloc(int64_t doubles)
+    const int VL
     void likelihood_rows(const double *ll, Py_ssize_t rows, Py_ssize_t M, double *top, double *out, Py_ssize_t stride)
     void expand(const double *x, const int64_t *column, Py_ssize_t n, double *out)
-    double power_of_two(double x, int64_t *total)
-    double absorb(Py_ssize_t n, const double *predicted, double scale, const double *b, const double *lift, double *out,
-                  double *low)
-    void combine(Py_ssize_t n, const double *alpha, const double *beta, const double *b, double *gamma, double *w,
-                 double *gamma_sum, double *w_sum)
-    void scale_to(Py_ssize_t n, const double *x, double factor, double *out)
+    double absorb(Py_ssize_t n, const double *predicted, double scale, const double *b, const double *lift,
+                  double least, double *out, int *faint)
+    double combine(Py_ssize_t n, const double *alpha, const double *beta, const double *b, double scale, double *w,
+                   double *evidence)
+    void posteriors(Py_ssize_t n, const double *alpha, const double *beta, double factor, double *share,
+                    double *posterior)
     double weigh_in_logs(Py_ssize_t n, const double *x, const double *alive, const double *ll, const int64_t *column,
                          Py_ssize_t M, double *out)
 
 cdef enum:
-    CHUNK = 32  # rows of likelihoods made at a time
     MAX_LEVELS = 32
 
 
@@ -67,9 +68,10 @@ cdef struct Chain:
     double *message  # (2) likelihood times backward message
     double *posterior
     double *share  # alpha / sum(alpha beta)
-    double *exps  # (CHUNK, M + 1)
-    double *b  # (CHUNK, padded)
-    double *top  # (CHUNK,)
+    Py_ssize_t chunk  # rows of likelihoods made at a time
+    double *exps  # (chunk, M + 1)
+    double *b  # (chunk, padded)
+    double *top  # (chunk,)
     Py_ssize_t chunk_from, chunk_to
     double *rows  # alpha of a sequence, where it has no room in gamma
     double *log_memory
@@ -152,15 +154,17 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
 cdef _open_scratch(Chain *c):
     cdef Py_ssize_t n = c.padded, p
     cdef double *at
-    c.memory = <double *> calloc((13 + c.S + CHUNK) * n + CHUNK * (c.M + 2), sizeof(double))
+    c.chunk = min(max(2048 // n, 4), 64)
+    c.memory = simd_alloc((13 + c.S + c.chunk) * n + c.chunk * (c.M + 2))
     if c.memory == NULL:
         raise MemoryError
+    memset(c.memory, 0, (13 + c.S) * n * sizeof(double))
     at = c.memory
     c.lift, c.start, c.before, c.after = at, at + n, at + 2 * n, at + 3 * n
     c.reach, c.posterior, c.share, c.message, c.moved = at + 4 * n, at + 5 * n, at + 6 * n, at + 7 * n, at + 9 * n
     c.b = c.moved + (4 + c.S) * n
-    c.exps = c.b + CHUNK * n
-    c.top = c.exps + CHUNK * (c.M + 1)
+    c.exps = c.b + c.chunk * n
+    c.top = c.exps + c.chunk * (c.M + 1)
     for p in range(n):
         c.lift[p] = c.column[p] == c.M
     _spread(c, c.initial, c.start)
@@ -196,7 +200,7 @@ cdef void _collect(const Chain *c, const double *x, double *out) noexcept nogil:
 
 
 cdef int _allocate_rows(Chain *c, Py_ssize_t rows) except -1 nogil:
-    c.rows = <double *> malloc(max(rows, 1) * c.padded * sizeof(double))
+    c.rows = simd_alloc(rows * c.padded)
     if c.rows == NULL:
         with gil:
             raise MemoryError

@@ -16,8 +16,8 @@ cdef const double *likelihood(Chain *c, Py_ssize_t k, Py_ssize_t start, Py_ssize
     cdef Py_ssize_t q, rows
     cdef bint direct = c.direct
     if not c.chunk_from <= k < c.chunk_to:
-        c.chunk_from = start + (k - start) // CHUNK * CHUNK
-        c.chunk_to = min(stop, c.chunk_from + CHUNK)
+        c.chunk_from = start + (k - start) // c.chunk * c.chunk
+        c.chunk_to = min(stop, c.chunk_from + c.chunk)
         rows = c.chunk_to - c.chunk_from
         likelihood_rows(c.ll + c.chunk_from * c.M, rows, c.M, c.top, c.b if direct else c.exps,
                         c.padded if direct else c.M + 1)
@@ -123,8 +123,8 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
                              double *loglik) noexcept nogil:
     """Forward recursion into `rows`, the last `keep` of them; returns the status (1: must be redone in log space)."""
     cdef Py_ssize_t k, q
-    cdef double total = 1.0, scale = 1.0, shift = 0.0, low = 0.0, extra
-    cdef int64_t exponent = 0
+    cdef double total = 1.0, scale = 1.0, shift = 0.0, exponent = 0.0, extra
+    cdef int faint = 0
     cdef const double *predicted
     cdef const double *b
     cdef const double *alpha = c.before
@@ -137,9 +137,9 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
             predicted = advance(c, alpha, k, c.t0 + k - start, c.moved)
         b = likelihood(c, k, start, stop)
         row = rows + (k - start) % keep * c.padded
-        total = absorb(c.padded, predicted, scale, b, c.lift, row, &low)
+        total = absorb(c.padded, predicted, scale, b, c.lift, FAINT, row, &faint)
         shift += c.top[k - c.chunk_from]
-        if low < FAINT and lost(c, predicted, scale, k, start):
+        if faint and lost(c, predicted, scale, k, start):
             return 1
         if not total >= WEAK:
             extra = weigh_in_logs(c.padded, predicted, predicted, c.ll + k * c.M, c.column, c.M, row)
@@ -153,25 +153,22 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
             for q in range(c.N):
                 c.filtered[(k - start) * c.N + q] = row[c.place[q]] / total
         alpha = row
-        scale = power_of_two(total, &exponent)
+        scale = scale1(total, &exponent)
     loglik[0] = log(total * scale) + exponent * LN2 + shift
     return 0
 
 
-cdef double weigh(Chain *c, const double *alpha, const double *beta, Py_ssize_t k, const double *b,
-                  double *w) noexcept nogil:
-    """Posterior times a constant, which is returned, and the message of row k, scaled."""
-    cdef double z = 0.0, q = 0.0
-    cdef int64_t ignored = 0
+cdef double weigh(Chain *c, const double *alpha, const double *beta, Py_ssize_t k, const double *b, double *w,
+                  double *scale) noexcept nogil:
+    """Message w of row k and, returned, the sum of alpha times beta. `scale` brings w into range: one step later."""
+    cdef double z = 0.0, ignored = 0.0, total = combine(c.padded, alpha, beta, b, scale[0], w, &z)
     cdef Py_ssize_t p
-    combine(c.padded, alpha, beta, b, c.posterior, w, &z, &q)
-    if not q >= WEAK:
+    if not total >= WEAK:
         weigh_in_logs(c.padded, beta, alpha, c.ll + k * c.M, c.column, c.M, w)
-        q = 0.0
+        total = 0.0
         for p in range(c.padded):
-            q += w[p]
-    if q > 0.0:
-        scale_to(c.padded, w, power_of_two(q, &ignored), w)
+            total += w[p]
+    scale[0] = scale1(total, &ignored) if total > 0.0 else 1.0
     return z
 
 
@@ -180,7 +177,7 @@ cdef void write_posterior(Chain *c, const double *posterior, Py_ssize_t k) noexc
     cdef Py_ssize_t p
     cdef double *out
     if c.gamma != NULL:
-        _collect(c, posterior, c.gamma + k * c.N)
+        _collect(c, posterior, c.gamma + k * c.N)  # where it is not there already
     if k == 0 and c.gamma_first != NULL:
         _collect(c, posterior, c.gamma_first)
     if c.gamma_emit != NULL:
@@ -194,34 +191,32 @@ cdef void write_posterior(Chain *c, const double *posterior, Py_ssize_t k) noexc
 cdef void smooth_sequence(Chain *c, const double *rows, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """Backward recursion over the alpha of `filter_sequence`."""
     cdef bint counting = c.xi != NULL or c.xi_steps != NULL
-    cdef Py_ssize_t k, q
+    cdef Py_ssize_t k
     cdef const double *beta = c.after
     cdef const double *alpha
     cdef const double *b
+    cdef double *posterior
     cdef double *w = c.message
     cdef double *new = c.message + c.padded
-    cdef double z
+    cdef double z, scale = 1.0
     for k in range(stop - 1, start - 1, -1):
         alpha = rows + (k - start) * c.padded
         if k < stop - 1:
             beta = retreat(c, w, k + 1, c.t0 + k + 1 - start)
         b = likelihood(c, k, start, stop)
-        z = weigh(c, alpha, beta, k, b, new)
-        z = 1.0 / z if z > 0.0 else 0.0
+        z = weigh(c, alpha, beta, k, b, new, &scale)
+        posterior = c.gamma + (k - start) * c.N if c.gamma != NULL and c.natural else c.posterior
+        posteriors(c.padded, alpha, beta, 1.0 / z if z > 0.0 else 0.0, c.share, posterior)
         if counting and k < stop - 1:
-            scale_to(c.padded, alpha, z, c.share)
             count(c, c.share, k + 1, c.t0 + k + 1 - start, _xi_step(c, k + 1 - start))
-        scale_to(c.padded, c.posterior, z, c.posterior)
-        write_posterior(c, c.posterior, k - start)
+        write_posterior(c, posterior, k - start)
         w, new = new, w
     if not c.has_before:
         return
     beta = retreat(c, w, start, c.t0)
-    z = 0.0
-    for q in range(c.padded):
-        z += c.before[q] * beta[q]
     if counting:
-        scale_to(c.padded, c.before, 1.0 / z if z > 0.0 else 0.0, c.share)
+        combine(c.padded, c.before, beta, beta, 1.0, c.posterior, &z)
+        posteriors(c.padded, c.before, beta, 1.0 / z if z > 0.0 else 0.0, c.share, c.posterior)
         count(c, c.share, start, c.t0, _xi_step(c, 0))
     if c.beta_out != NULL:
         _collect(c, beta, c.beta_out)
