@@ -200,6 +200,15 @@ INLINE void wide_products_held(const int K, const Level *g, double *c, const dou
     }
 }
 
+static void table_fill(const Level *g, Table *table, const double *row) {
+    table->row = row;
+    for (ptrdiff_t e = 0; e < g->entries; e++) table->coefficients[e] = table->map[e] < 0 ? 0.0 : row[table->map[e]];
+}
+
+INLINE void table_load(const Level *g, Table *table, const double *row) {
+    if (table->row != row) table_fill(g, table, row);
+}
+
 /* out = x moved by the rows in `table`. */
 static void level_move(const Level *g, const Table *table, const double *x, double *out) {
     const double *c = table->coefficients;
@@ -241,12 +250,6 @@ static void level_counts(const Level *g, const double *row, double *xi) {
     for (ptrdiff_t e = 0; e < g->entries; e++)
         if (g->from.map[e] >= 0) xi[g->from.map[e]] += g->products[e] * row[g->from.map[e]];
     memset(g->products, 0, g->entries * sizeof(double));
-}
-
-static void table_load(const Level *g, Table *table, const double *row) {
-    if (table->row == row) return;
-    table->row = row;
-    for (ptrdiff_t e = 0; e < g->entries; e++) table->coefficients[e] = table->map[e] < 0 ? 0.0 : row[table->map[e]];
 }
 
 /* ---------------------------------------------------------------------------------------------------- the geometry */

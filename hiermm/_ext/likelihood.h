@@ -16,19 +16,20 @@ INLINE int any_below(vd a, double x) {
 #endif
 }
 
-/* exp(x - top) in place, over `count` doubles; x <= top, and -inf gives 0. */
-static void exp_minus(double *x, ptrdiff_t count, double top) {
+/* out = exp(x - top), over `count` doubles; x <= top, and -inf gives 0. */
+INLINE void exp_minus(const double *x, ptrdiff_t count, double top, double *out) {
     ptrdiff_t c = 0;
-    for (; c + VL <= count; c += VL) vstore(x + c, vexp_low(vload(x + c) - vset(top)));
-    if (c < count) vstore_part(x + c, count - c, vexp_low(vload_part(x + c, count - c, -INFINITY) - vset(top)));
+    for (; c + VL <= count; c += VL) vstore(out + c, vexp_low(vload(x + c) - vset(top)));
+    if (c < count) vstore_part(out + c, count - c, vexp_low(vload_part(x + c, count - c, -INFINITY) - vset(top)));
 }
 
 static double row_max(const double *x, ptrdiff_t count) {
     ptrdiff_t c = 0;
-    vd m = vset(-INFINITY);
+    vd m = vset(-INFINITY), more = m;
+    for (; c + 2 * VL <= count; c += 2 * VL) m = vmax(m, vload(x + c)), more = vmax(more, vload(x + c + VL));
     for (; c + VL <= count; c += VL) m = vmax(m, vload(x + c));
     if (c < count) m = vmax(m, vload_part(x + c, count - c, -INFINITY));
-    return hmax(m);
+    return hmax(vmax(m, more));
 }
 
 /* out (rows, stride) = exp(ll - top) and top = max(ll), row by row. A row of -inf alone gives zeros. */
@@ -36,14 +37,22 @@ static void likelihood_rows(const double *ll, ptrdiff_t rows, ptrdiff_t M, doubl
     for (ptrdiff_t k = 0; k < rows; k++) {
         const double *x = ll + k * M;
         double *row = out + k * stride, m = x[0];
-        if (M >= VL) m = row_max(x, M);
-        else for (ptrdiff_t c = 1; c < M; c++) m = x[c] > m ? x[c] : m;
+        if (M >= VL) {
+            m = row_max(x, M);
+        } else {
+            for (ptrdiff_t c = 1; c < M; c++) m = x[c] > m ? x[c] : m;
+        }
         top[k] = m;
         m = m == -INFINITY ? 0.0 : m;
-        for (ptrdiff_t c = 0; c < M; c++) row[c] = x[c] - m;
-        for (ptrdiff_t c = M; c < stride; c++) row[c] = -INFINITY;
+        if (M >= VL) {
+            exp_minus(x, M, m, row);
+            if (stride > M) row[M] = 0.0;
+        } else { /* exponentials of short rows together, below */
+            for (ptrdiff_t c = 0; c < M; c++) row[c] = x[c] - m;
+            if (stride > M) row[M] = -INFINITY;
+        }
     }
-    exp_minus(out, rows * stride, 0.0);
+    if (M < VL) exp_minus(out, rows * stride, 0.0, out);
 }
 
 /* out[p] = x[column[p]] */
@@ -81,15 +90,24 @@ static double absorb(ptrdiff_t n, const double *predicted, double scale, const d
 static double combine(ptrdiff_t n, const double *alpha, const double *beta, const double *b, double scale, double *w,
                       double *evidence) {
     const vd s = vset(scale);
-    vd z[2] = {{}, {}}, q[2] = {{}, {}};
-    for (ptrdiff_t p = 0; p < n; p += VL) {
+    vd z = {}, y = {}, q = {}, r = {};
+    ptrdiff_t p = 0;
+    for (; p + 2 * VL <= n; p += 2 * VL) {
+        const vd a = vload(alpha + p), be = vload(beta + p), c = vload(alpha + p + VL), de = vload(beta + p + VL);
+        const vd m = (vd)((vi)(vload(b + p) * s * be) & (vi)(a > (vd){}));
+        const vd o = (vd)((vi)(vload(b + p + VL) * s * de) & (vi)(c > (vd){}));
+        z += a * be, y += c * de, q += m, r += o;
+        vstore(w + p, m);
+        vstore(w + p + VL, o);
+    }
+    for (; p < n; p += VL) {
         const vd a = vload(alpha + p), be = vload(beta + p);
         const vd m = (vd)((vi)(vload(b + p) * s * be) & (vi)(a > (vd){}));
-        z[p / VL & 1] += a * be, q[p / VL & 1] += m;
+        z += a * be, q += m;
         vstore(w + p, m);
     }
-    *evidence = hsum(z[0] + z[1]);
-    return hsum(q[0] + q[1]);
+    *evidence = hsum(z + y);
+    return hsum(q + r);
 }
 
 /* share = alpha * factor, posterior = share * beta; the posterior may take the place of alpha. */

@@ -97,7 +97,7 @@ cdef inline const double *row_of(const Chain *c, Py_ssize_t k) noexcept nogil:
 
 
 cdef inline bint moves(const Chain *c, Py_ssize_t s, Py_ssize_t t) noexcept nogil:
-    return t % c.shapes[s].period == 0
+    return c.shapes[s].period == 1 or t % c.shapes[s].period == 0
 
 
 cdef void _set_shapes(Chain *c, const int64_t[::1] sizes, int parent, const int64_t[::1] periods) noexcept:
