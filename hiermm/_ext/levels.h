@@ -19,17 +19,18 @@
 #include "simd.h"
 
 /* out[l] = a[lanes[l]]; `lanes` as `permutation` writes them. */
-INLINE vd permute(vd a, const int64_t *lanes) {
+INLINE vd permute(vd a, vi lanes) {
 #if VL == 8
-    return (vd)_mm512_permutexvar_pd(_mm512_loadu_si512(lanes), (__m512d)a);
+    return (vd)_mm512_permutexvar_pd((__m512i)lanes, (__m512d)a);
 #elif VL == 4 && defined(__AVX2__)
-    return (vd)_mm256_permutevar8x32_ps((__m256)a, _mm256_loadu_si256((const __m256i *)lanes));
+    return (vd)_mm256_permutevar8x32_ps((__m256)a, (__m256i)lanes);
 #else
     vd out;
     for (int l = 0; l < VL; l++) out[l] = a[lanes[l]];
     return out;
 #endif
 }
+INLINE vi lanes_of(const int64_t *spread, ptrdiff_t i) { return (vi)vload((const double *)spread + i * VL); }
 
 static int64_t permutation(int64_t lane) {
 #if VL == 4 && defined(__AVX2__)
@@ -80,7 +81,7 @@ INLINE void narrow_move(const ptrdiff_t K, const ptrdiff_t V, const Level *g, co
                 const double *in = x + b * V * VL;
                 vd even = {}, odd = {};
                 for (ptrdiff_t i = 0; i < K; i++) {
-                    vd source = permute(vload(in + i * g->tail / VL * VL), g->spread + i * VL);
+                    vd source = permute(vload(in + i * g->tail / VL * VL), lanes_of(g->spread, i));
                     if (i & 1) odd += source * vload(c + (i * V + h) * VL);
                     else even += source * vload(c + (i * V + h) * VL);
                 }
@@ -93,7 +94,7 @@ INLINE void narrow_products(const ptrdiff_t K, const ptrdiff_t V, const Level *g
     for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL)
         for (ptrdiff_t b = t; b < g->blocks; b += g->groups)
             for (ptrdiff_t j = 0; j < K; j++) {
-                vd to = permute(vload(G + b * V * VL + j * g->tail / VL * VL), g->spread + j * VL);
+                vd to = permute(vload(G + b * V * VL + j * g->tail / VL * VL), lanes_of(g->spread, j));
                 for (ptrdiff_t h = 0; h < V; h++) {
                     double *sum = c + (j * V + h) * VL;
                     vstore(sum, vload(sum) + vload(F + (b * V + h) * VL) * to);
@@ -104,14 +105,15 @@ INLINE void narrow_products(const ptrdiff_t K, const ptrdiff_t V, const Level *g
 /* The same with a group's table in registers, for K <= 4 (so that V is 1 or 2). */
 INLINE void narrow_move_held(const int K, const int V, const Level *g, const double *c, const double *x, double *out) {
     const ptrdiff_t step = g->groups * V * VL, end = g->blocks * V * VL, per = V == 1 ? K : 2;
+    vi lanes[4];
+    for (int i = 0; i < K; i++) lanes[i] = lanes_of(g->spread, i);
     for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL) {
         vd held[8];
         for (int e = 0; e < K * V; e++) held[e] = vload(c + e * VL);
         for (ptrdiff_t at = t * V * VL; at < end; at += step) {
-            vd sum[2 * V];
-            for (int h = 0; h < 2 * V; h++) sum[h] = (vd){};
+            vd sum[4] = {};
             for (int i = 0; i < K; i++) {
-                const vd source = permute(vload(x + at + i / per * VL), g->spread + i * VL);
+                const vd source = permute(vload(x + at + i / per * VL), lanes[i]);
                 for (int h = 0; h < V; h++) sum[i % 2 * V + h] += source * held[i * V + h];
             }
             for (int h = 0; h < V; h++) vstore(out + at + h * VL, sum[h] + sum[V + h]);
@@ -122,12 +124,14 @@ INLINE void narrow_move_held(const int K, const int V, const Level *g, const dou
 INLINE void narrow_products_held(const int K, const int V, const Level *g, double *c, const double *F,
                                  const double *G) {
     const ptrdiff_t step = g->groups * V * VL, end = g->blocks * V * VL, per = V == 1 ? K : 2;
+    vi lanes[4];
+    for (int i = 0; i < K; i++) lanes[i] = lanes_of(g->spread, i);
     for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL) {
         vd held[8];
         for (int e = 0; e < K * V; e++) held[e] = vload(c + e * VL);
         for (ptrdiff_t at = t * V * VL; at < end; at += step)
             for (int j = 0; j < K; j++) {
-                const vd to = permute(vload(G + at + j / per * VL), g->spread + j * VL);
+                const vd to = permute(vload(G + at + j / per * VL), lanes[j]);
                 for (int h = 0; h < V; h++) held[j * V + h] += vload(F + at + h * VL) * to;
             }
         for (int e = 0; e < K * V; e++) vstore(c + e * VL, held[e]);

@@ -17,7 +17,7 @@ INLINE int any_below(vd a, double x) {
 }
 
 /* out = exp(x - top), over `count` doubles; x <= top, and -inf gives 0. */
-INLINE void exp_minus(const double *x, ptrdiff_t count, double top, double *out) {
+static __attribute__((noinline)) void exp_minus(const double *x, ptrdiff_t count, double top, double *out) {
     ptrdiff_t c = 0;
     for (; c + VL <= count; c += VL) vstore(out + c, vexp_low(vload(x + c) - vset(top)));
     if (c < count) vstore_part(out + c, count - c, vexp_low(vload_part(x + c, count - c, -INFINITY) - vset(top)));
@@ -85,6 +85,8 @@ static double absorb(ptrdiff_t n, const double *predicted, double scale, const d
     return hsum(sum + more);
 }
 
+enum { AHEAD = 6 };
+
 /* w = b * beta * scale where alpha > 0: a message about states without mass must not drown the others. Gives the sum
  * of w, and in *evidence that of alpha * beta. */
 static double combine(ptrdiff_t n, const double *alpha, const double *beta, const double *b, double scale, double *w,
@@ -93,6 +95,8 @@ static double combine(ptrdiff_t n, const double *alpha, const double *beta, cons
     vd z = {}, y = {}, q = {}, r = {};
     ptrdiff_t p = 0;
     for (; p + 2 * VL <= n; p += 2 * VL) {
+        __builtin_prefetch(alpha + p - AHEAD * n, 1);
+        __builtin_prefetch(alpha + p + VL - AHEAD * n, 1);
         const vd a = vload(alpha + p), be = vload(beta + p), c = vload(alpha + p + VL), de = vload(beta + p + VL);
         const vd m = (vd)((vi)(vload(b + p) * s * be) & (vi)(a > (vd){}));
         const vd o = (vd)((vi)(vload(b + p + VL) * s * de) & (vi)(c > (vd){}));

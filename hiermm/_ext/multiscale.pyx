@@ -27,45 +27,52 @@ include "multiscale_scaled.pxi"
 include "multiscale_log.pxi"
 
 
-cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik) except 2 nogil:
+cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik) except 9 nogil:
     cdef int64_t status = filter_sequence(c, c.rows, 2, start, stop, loglik)
+    if status == 0:
+        return continuation(c, c.rows, start, stop)
     if status == 1:
         _allocate_logs(c, 2)
         status = log_filter(c, 2, start, stop, loglik)
-        status = 1 if status == 0 else status
-    if status < 0:
-        loglik[0] = -INFINITY
-        if c.filtered != NULL:
-            memset(c.filtered, 0, (stop - start) * c.N * sizeof(double))
+        if status == 0:
+            return 1 + log_continuation(c, start, stop)
+    loglik[0] = -INFINITY
+    if c.filtered != NULL:
+        memset(c.filtered, 0, (stop - start) * c.N * sizeof(double))
     return status
 
 
-cdef int64_t _smooth_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik) except 2 nogil:
+cdef int64_t _smooth_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik) except 9 nogil:
     cdef double *rows = c.gamma if c.rows_in_gamma else c.rows
     cdef int64_t status
     cdef Py_ssize_t n = stop - start
     if c.xi_steps != NULL:
         memset(c.xi_steps, 0, n * c.total * sizeof(double))
     status = filter_sequence(c, rows, n, start, stop, loglik)
+    if status == 0 and not message_in_range(c, rows + (n - 1) * c.padded):
+        status = 1
     if status == 0:
         smooth_sequence(c, rows, start, stop)
     elif status == 1:
         _allocate_logs(c, n)
         status = log_filter(c, n, start, stop, loglik)
         if status == 0:
-            log_smooth(c, start, stop)
-            status = 1
+            status = log_smooth(c, start, stop)
     if status < 0:
+        _impossible(c, n)
         loglik[0] = -INFINITY
-        if c.gamma != NULL:
-            memset(c.gamma, 0, n * c.N * sizeof(double))
-        if c.gamma_emit != NULL:
-            memset(c.gamma_emit, 0, n * c.M * sizeof(double))
-        if c.gamma_first != NULL:
-            memset(c.gamma_first, 0, c.N * sizeof(double))
-        if c.beta_out != NULL:
-            memset(c.beta_out, 0, c.N * sizeof(double))
     return status
+
+
+cdef void _impossible(Chain *c, Py_ssize_t n) noexcept nogil:
+    if c.gamma != NULL:
+        memset(c.gamma, 0, n * c.N * sizeof(double))
+    if c.gamma_emit != NULL:
+        memset(c.gamma_emit, 0, n * c.M * sizeof(double))
+    if c.gamma_first != NULL:
+        memset(c.gamma_first, 0, c.N * sizeof(double))
+    if c.beta_out != NULL:
+        memset(c.beta_out, 0, c.N * sizeof(double))
 
 
 def forward(
@@ -86,7 +93,9 @@ def forward(
 ):
     """Filtered distributions and log-likelihoods (nats).
 
-    `status` is 0, 1 (the sequence was redone in log space) or -1 - t (its row t is impossible: loglik -inf, alpha 0).
+    `status` is 0, 1 (the sequence was redone in log space) or -1 - t (its row t is impossible: loglik -inf, alpha 0);
+    2 is added when the last row of alpha, held as plain numbers, could not carry the sequence on without losing a state
+    that can be reached, so that blocks which meet there would not equal the whole.
     """
     cdef Chain c
     cdef Py_ssize_t m = offsets.shape[0] - 1, q
@@ -131,7 +140,8 @@ def smooth(
     """Smoothed posteriors, log-likelihoods (nats) and expected counts per level.
 
     A level has no counts at a step into which it does not move. With `alpha_in` the move into row 0 counts too.
-    An impossible sequence (status -1 - t) has loglik -inf, posteriors 0 and adds nothing to the counts.
+    An impossible sequence (status -1 - t, with t its length where only `beta_in` makes it so) has loglik -inf,
+    posteriors 0 and adds nothing to the counts.
     """
     cdef Chain c
     cdef Py_ssize_t n = ll.shape[0], M = ll.shape[1], m = offsets.shape[0] - 1, N = initial.shape[0], q, longest = 0

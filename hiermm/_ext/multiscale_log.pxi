@@ -52,6 +52,16 @@ cdef int64_t log_filter(Chain *c, Py_ssize_t keep, Py_ssize_t start, Py_ssize_t 
     return 0
 
 
+cdef int64_t log_continuation(Chain *c, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """0 or 2 (see `cannot_continue`), after `log_filter` with two rows kept."""
+    cdef const double *last = c.log_memory + c.total + (c.S + 6 + (stop - start - 1) % 2) * c.N
+    cdef Py_ssize_t j
+    for j in range(c.N):
+        c.reach[c.place[j]] = last[j] > -INFINITY
+        c.posterior[c.place[j]] = exp(last[j])
+    return cannot_continue(c, c.t0 + stop - start)
+
+
 cdef double *log_retreat(Chain *c, double *alpha, double *w, Py_ssize_t k, Py_ssize_t t,
                          double *xi_step) noexcept nogil:
     """The message before the move into row k, and the counts of that move."""
@@ -78,8 +88,8 @@ cdef double *log_retreat(Chain *c, double *alpha, double *w, Py_ssize_t k, Py_ss
     return w
 
 
-cdef void log_smooth(Chain *c, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """Backward recursion over the rows of `log_filter`."""
+cdef int64_t log_smooth(Chain *c, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Backward recursion over the rows of `log_filter`; returns 1, or -1 - length if the message excludes all states."""
     cdef double *rows = c.log_memory + c.total + (c.S + 6) * c.N
     cdef double *beta = c.log_memory + c.total + (c.S + 4) * c.N
     cdef double *w = beta + c.N
@@ -96,8 +106,10 @@ cdef void log_smooth(Chain *c, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
             w[j] = beta[j] + c.ll[k * c.M + c.emit[j]]
             alpha[j] += beta[j]
         total = log_sum(alpha, c.N, 1)
+        if total == -INFINITY:
+            return -1 - (stop - start)
         for j in range(c.N):
-            c.posterior[c.place[j]] = exp(alpha[j] - total) if total > -INFINITY else 0.0
+            c.posterior[c.place[j]] = exp(alpha[j] - total)
         write_posterior(c, c.posterior, k - start)
         total = log_sum(w, c.N, 1)
         for j in range(c.N):
@@ -111,6 +123,7 @@ cdef void log_smooth(Chain *c, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
             total = log_sum(beta, c.N, 1)
             for j in range(c.N):
                 c.beta_out[j] = exp(beta[j] - total) if total > -INFINITY else 0.0
+    return 1
 
 
 cdef double best_path(Chain *c, Py_ssize_t start, Py_ssize_t stop, int64_t *path) noexcept nogil:

@@ -93,30 +93,86 @@ cdef void count(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *x
                 c.xi[row - c.A + e] += xi_step[e]
 
 
-cdef bint lost(Chain *c, const double *predicted, double scale, Py_ssize_t k, Py_ssize_t start) noexcept nogil:
-    """Whether a state that can be reached at row k has too little predicted mass for the scaled recursion."""
-    cdef Py_ssize_t p, q
-    cdef const double *next
-    cdef double *room = c.moved + 2 * c.padded  # free during the forward recursion
+cdef void move_reach(Chain *c, Py_ssize_t k, Py_ssize_t t) noexcept nogil:
+    """Which states can be reached at row k, from those at the row before."""
+    cdef const double *next = advance(c, c.reach, k, t, c.moved + 2 * c.padded)  # free in the forward recursion
+    cdef Py_ssize_t p
+    for p in range(c.padded):
+        c.reach[p] = next[p] > 0.0
+
+
+cdef void rule_out(Chain *c, Py_ssize_t k) noexcept nogil:
+    """Take from `reach` the states that the data of row k exclude."""
+    cdef Py_ssize_t p
+    for p in range(c.padded):
+        if c.column[p] < c.M and c.ll[k * c.M + c.column[p]] == -INFINITY:
+            c.reach[p] = 0.0
+
+
+cdef void find_reach(Chain *c, Py_ssize_t k, Py_ssize_t start) noexcept nogil:
+    """Bring `reach` to row k, before its data; it is only known where somebody asked."""
+    cdef Py_ssize_t p
+    cdef const double *first = c.before if c.has_before else c.start
     if c.reach_row < start:
         c.reach_row = start
-        next = c.start
+        for p in range(c.padded):
+            c.reach[p] = first[p] > 0.0
         if c.has_before:
-            next = advance(c, c.before, start, c.t0, room)
-        for p in range(c.padded):
-            c.reach[p] = next[p] > 0.0
-    for q in range(c.reach_row + 1, k + 1):
-        for p in range(c.padded):
-            if c.column[p] < c.M and c.ll[(q - 1) * c.M + c.column[p]] == -INFINITY:
-                c.reach[p] = 0.0
-        next = advance(c, c.reach, q, c.t0 + q - start, room)
-        for p in range(c.padded):
-            c.reach[p] = next[p] > 0.0
-    c.reach_row = k
+            move_reach(c, start, c.t0)
+    while c.reach_row < k:
+        rule_out(c, c.reach_row)
+        c.reach_row += 1
+        move_reach(c, c.reach_row, c.t0 + c.reach_row - start)
+
+
+cdef bint faint(const Chain *c, const double *mass, double scale) noexcept nogil:
+    """Whether a state that can be reached has too little mass for the scaled recursion."""
+    cdef Py_ssize_t p
     for p in range(c.padded):
-        if c.reach[p] > 0.0 and predicted[p] * scale < FAINT:
+        if c.reach[p] > 0.0 and mass[p] * scale < FAINT:
             return True
     return False
+
+
+cdef int64_t cannot_continue(Chain *c, Py_ssize_t t) noexcept nogil:
+    """2 if a block at step t that goes on from `posterior`, held as plain numbers, would lose a state of `reach`.
+
+    Where the next packed row is not known, any state without mass counts as lost.
+    """
+    cdef const double *next
+    if not faint(c, c.posterior, 1.0):
+        return 0
+    if not c.one_row:
+        return 2
+    move_reach(c, 0, t)
+    next = advance(c, c.posterior, 0, t, c.moved)
+    return 2 if faint(c, next, 1.0) else 0
+
+
+cdef void give_filtered(Chain *c, const double *row, double factor, double *out) noexcept nogil:
+    if c.natural:
+        posteriors(c.padded, row, row, factor, out, c.posterior)
+    else:
+        posteriors(c.padded, row, row, factor, c.share, c.posterior)
+        _collect(c, c.share, out)
+
+
+cdef int64_t continuation(Chain *c, const double *rows, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """0 or 2 (see `cannot_continue`), after the last row of `filter_sequence` with two rows kept."""
+    cdef const double *last = rows + (stop - start - 1) % 2 * c.padded
+    cdef double total = 0.0
+    cdef bint small = False
+    cdef Py_ssize_t p
+    for p in range(c.padded):
+        total += last[p]
+    for p in range(c.padded):
+        c.posterior[p] = last[p] / total
+        small = small or c.posterior[p] + c.lift[p] < FAINT
+    if not small:
+        return 0
+    find_reach(c, stop - 1, start)
+    rule_out(c, stop - 1)
+    return cannot_continue(c, c.t0 + stop - start)
 
 
 cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t start, Py_ssize_t stop,
@@ -124,7 +180,7 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
     """Forward recursion into `rows`, the last `keep` of them; returns the status (1: must be redone in log space)."""
     cdef Py_ssize_t k, q
     cdef double total = 1.0, scale = 1.0, shift = 0.0, exponent = 0.0, extra
-    cdef int faint = 0
+    cdef int small = 0
     cdef const double *predicted
     cdef const double *b
     cdef const double *alpha = c.before
@@ -137,10 +193,12 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
             predicted = advance(c, alpha, k, c.t0 + k - start, c.moved)
         b = likelihood(c, k, start, stop)
         row = rows + (k - start) % keep * c.padded
-        total = absorb(c.padded, predicted, scale, b, c.lift, FAINT, row, &faint)
+        total = absorb(c.padded, predicted, scale, b, c.lift, FAINT, row, &small)
         shift += c.top[k - c.chunk_from]
-        if faint and lost(c, predicted, scale, k, start):
-            return 1
+        if small:
+            find_reach(c, k, start)
+            if faint(c, predicted, scale):
+                return 1
         if not total >= WEAK:
             extra = weigh_in_logs(c.padded, predicted, predicted, c.ll + k * c.M, c.column, c.M, row)
             if extra == -INFINITY:
@@ -150,8 +208,7 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
             for q in range(c.padded):
                 total += row[q]
         if c.filtered != NULL:
-            for q in range(c.N):
-                c.filtered[(k - start) * c.N + q] = row[c.place[q]] / total
+            give_filtered(c, row, 1.0 / total, c.filtered + (k - start) * c.N)
         alpha = row
         scale = scale1(total, &exponent)
     loglik[0] = log(total * scale) + exponent * LN2 + shift
@@ -186,6 +243,16 @@ cdef void write_posterior(Chain *c, const double *posterior, Py_ssize_t k) noexc
         for p in range(c.padded):
             if c.column[p] < c.M:
                 out[c.column[p]] += posterior[p]
+
+
+cdef bint message_in_range(Chain *c, const double *alpha) noexcept nogil:
+    """Whether the message after the last row leaves enough of alpha (any does without one)."""
+    cdef double z = 0.0, total = 0.0
+    cdef Py_ssize_t p
+    for p in range(c.padded if c.has_after else 0):
+        z += alpha[p] * c.after[p]
+        total += alpha[p]
+    return z >= FAINT * total
 
 
 cdef void smooth_sequence(Chain *c, const double *rows, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
