@@ -89,7 +89,7 @@ cdef double *log_retreat(Chain *c, double *alpha, double *w, Py_ssize_t k, Py_ss
 
 
 cdef int64_t log_smooth(Chain *c, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """Backward recursion over the rows of `log_filter`; returns 1, or -1 - length if the message excludes all states."""
+    """Backward recursion over the rows of `log_filter`; returns 1, or -1 - length if the message excludes all."""
     cdef double *rows = c.log_memory + c.total + (c.S + 6) * c.N
     cdef double *beta = c.log_memory + c.total + (c.S + 4) * c.N
     cdef double *w = beta + c.N
