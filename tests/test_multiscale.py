@@ -1,0 +1,179 @@
+"""Multi-scale models as users meet them: agreement with the flat joint chain, recovery, starts."""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+
+from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
+from hiermm.emissions import Gaussian, LinearGaussian
+from hiermm.starts import can_grow
+from hiermm.structure import Structure
+
+
+def random_multiscale(sizes, scales, clock, coupling, seed, emission_levels=None):
+    rng = np.random.default_rng(seed)
+    structure = Structure(sizes, scales, clock, coupling, emission_levels)
+    transition = []
+    for (r, k), w in zip(structure.shapes, structure.self_transitions):
+        rows = rng.dirichlet(np.ones(k), (r, k))
+        if w is not None:
+            own = np.eye(k, dtype=bool)
+            rows[:, own] = 0
+            rows = (1 - w) * rows / rows.sum(axis=-1, keepdims=True) + w * own
+        transition.append(rows)
+    initial = [rng.dirichlet(np.ones(k), r) for r, k in structure.shapes]
+    n = structure.n_emission_rows
+    emission = Gaussian.from_parameters(
+        means=rng.normal(size=(n, 1)) * 2, covariances=rng.uniform(0.5, 1, (n, 1)), covariance="diag"
+    )
+    return MultiscaleHMM.from_parameters(
+        initial=initial, transition=transition, timescales=scales, clock=clock, coupling=coupling, emission=emission,
+        emission_levels=emission_levels,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("sizes", "seen"), [((2, 3), None), ((2, 2, 3), None), ((3, 2), (1,)), ((2, 3, 2), (0, 2))])
+@pytest.mark.parametrize("coupling", ["slower", "faster", "none"])
+def test_a_sticky_model_is_its_flat_joint_chain(sizes, seen, coupling):
+    model = random_multiscale(sizes, (16, 4, 1)[-len(sizes) :], "sticky", coupling, 0, seen)
+    chain = model._chain()
+    rows = np.arange(chain.n_states) if chain.emit is None else chain.emit
+    flat = HMM.from_parameters(
+        initial=chain.joint_initial,
+        transition=model.operators().matrices[0].T,
+        emission=Gaussian.from_parameters(
+            means=model.emission_.means_[rows], covariances=model.emission_.covariances_[rows], covariance="diag"
+        ),
+    )
+    X, _ = model.sample(300, random_state=0)
+    X[40:50] = np.nan
+    assert model.log_likelihood(X, lengths=[200, 100]) == pytest.approx(
+        flat.log_likelihood(X, lengths=[200, 100]), rel=1e-12
+    )
+    np.testing.assert_allclose(model.posterior(X), flat.posterior(X), atol=1e-10)
+    np.testing.assert_allclose(model.posterior(X, mode="filter"), flat.posterior(X, mode="filter"), atol=1e-10)
+    mine, theirs = model.decode(X), flat.decode(X)
+    assert mine[0] == pytest.approx(theirs[0], rel=1e-12)
+    if chain.emit is None:
+        np.testing.assert_array_equal(mine[1], theirs[1])
+
+
+@pytest.mark.parametrize("transition", ["softmax", "shared", "table"])
+@pytest.mark.parametrize(
+    ("clock", "coupling"), list(itertools.product(["sticky", "periodic"], ["slower", "faster", "none"]))
+)
+def test_em_ascends_for_every_kind_of_chain(transition, clock, coupling):
+    rng = np.random.default_rng(0)
+    u = rng.integers(0, 2, (160, 1)).astype(float)
+    y = np.repeat(rng.normal(size=20) * 2, 8) + rng.normal(size=160) + u[:, 0]
+    model = MultiscaleIOHMM(
+        (2, 2), timescales=(4, 1), clock=clock, coupling=coupling, transition=transition, max_iter=12, tol=0,
+        random_state=0, emission_levels=(0, 1),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(u, y, lengths=[101, 59])
+    assert np.diff(model.history_).min() > -1e-7
+    assert model.history_[-1] > model.history_[0] + 1e-3
+
+
+def test_sticky_levels_keep_their_self_transition_and_periodic_ones_their_clock():
+    X = np.random.default_rng(0).normal(size=(100, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        sticky = MultiscaleIOHMM((3, 2), timescales=(10, 2.5), max_iter=4, random_state=0).fit(X, X)
+        periodic = MultiscaleHMM((3, 2), timescales=(10, 1), clock="periodic", max_iter=4, random_state=0).fit(X)
+    slow = sticky._chain().compile(X).rows[:, :9].reshape(-1, 3, 3)
+    np.testing.assert_allclose(np.diagonal(slow, axis1=1, axis2=2), 0.9, atol=1e-14)
+    levels = periodic.levels_of(periodic.sample(200, random_state=0)[1])[:, 0]
+    moved = np.flatnonzero(np.diff(levels)) + 1
+    assert len(moved)
+    assert (moved % 10 == 0).all()
+
+
+def slow_context(seed=3):
+    """A context of two states (scale 50) that steers which of two fast cycles runs; the outputs show the fast level."""
+    fast = np.array([[[0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [0.9, 0.05, 0.05]]])
+    transition = [np.array([[[0.98, 0.02], [0.02, 0.98]]]), np.concatenate([fast, fast.transpose(0, 2, 1)])]
+    emission = Gaussian.from_parameters(means=[[-2.0], [0.0], [2.0]], covariances=[[0.5]] * 3, covariance="diag")
+    return MultiscaleHMM.from_parameters(
+        initial=[np.full((1, 2), 0.5), np.full((2, 3), 1 / 3)], transition=transition, timescales=(50, 1),
+        emission=emission, emission_levels=(1,),
+    )  # fmt: skip
+
+
+def test_a_known_two_level_model_is_recovered_and_one_iteration_does_not_do_it():
+    truth = slow_context()
+    X, states = truth.sample(4000, random_state=0)
+    context = truth.levels_of(states)[:, 0]
+
+    def gap(model):
+        order = np.argsort(model.emission_.means_[:, 0])
+        rows = model.transition_[1][:, order][:, :, order]
+        return min(np.abs(rows - truth.transition_[1]).max(), np.abs(rows[::-1] - truth.transition_[1]).max())
+
+    model = MultiscaleHMM((2, 3), timescales=(50, 1), emission_levels=(1,), random_state=0).fit(X)
+    assert gap(model) < 0.06
+    assert model.score(X) > truth.score(X) - 1e-6
+    found = model.level_posterior(X, level=0).argmax(axis=1)
+    assert max((found == context).mean(), (found != context).mean()) > 0.95
+    weak = MultiscaleHMM((2, 3), timescales=(50, 1), emission_levels=(1,), init="random", max_iter=1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        assert gap(weak.fit(X)) > 0.2
+
+
+def test_growing_applies_where_it_can():
+    assert can_grow(Structure((2, 3), (8, 1), "sticky", "slower"))
+    assert can_grow(Structure((2, 3), None, "sticky", "slower", (1,)))
+    assert not can_grow(Structure((2, 3), (8, 1), "sticky", "slower", (0,)))
+    assert not can_grow(Structure((2, 3), (8, 1), "sticky", "faster"))
+    assert not can_grow(Structure((3,), (1,), "sticky", "slower"))
+    with pytest.raises(ValueError, match="init must be"):
+        MultiscaleHMM(init="best").fit(np.zeros((10, 1)))
+
+
+@pytest.mark.parametrize("clock", ["sticky", "periodic"])
+def test_growing_copes_with_little_or_odd_data(clock):
+    rng = np.random.default_rng(0)
+    for X in [rng.normal(size=(12, 1)), np.ones((40, 1)), rng.normal(size=(3, 2))]:
+        X = X.copy()
+        X[1] = np.nan
+        model = MultiscaleHMM((2, 2), timescales=(8, 1), clock=clock, max_iter=3, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert np.isfinite(model.fit(X).score(X))
+
+
+def test_one_level_with_inputs_is_the_iohmm():
+    rng = np.random.default_rng(0)
+    coef, intercept = rng.normal(size=(3, 3, 2)), rng.normal(size=(3, 3))
+    emission = LinearGaussian.from_parameters(
+        coef=rng.normal(size=(3, 1, 2)), intercept=rng.normal(size=(3, 1)), covariances=np.ones((3, 1))
+    )
+    flat = IOHMM.from_parameters(initial=np.full(3, 1 / 3), coef=coef, intercept=intercept, emission=emission)
+    one = MultiscaleIOHMM.from_parameters(
+        initial=[np.full((1, 3), 1 / 3)], coef=[coef[None]], intercept=[intercept[None]], timescales=(1,),
+        emission=emission,
+    )  # fmt: skip
+    u, y = rng.normal(size=(50, 2)), rng.normal(size=50)
+    assert one.log_likelihood(u, y) == flat.log_likelihood(u, y)
+    np.testing.assert_array_equal(one.predict(u), flat.predict(u))
+    np.testing.assert_array_equal(one.operators(u).matrices, flat.operators(u).matrices)
+
+
+def test_constant_inputs_are_no_inputs_for_several_levels():
+    plain = random_multiscale((2, 3), (8, 1), "sticky", "slower", 1)
+    own = np.eye(2, dtype=bool)
+    with np.errstate(divide="ignore"):
+        intercept = [np.log(rows) for rows in plain.transition_]
+    intercept[0][:, own] = 0.0
+    driven = MultiscaleIOHMM.from_parameters(
+        initial=plain.initial_, coef=[np.zeros((*c.shape, 1)) for c in intercept], intercept=intercept,
+        timescales=(8, 1), emission=plain.emission_,
+    )  # fmt: skip
+    X, _ = plain.sample(60, random_state=0)
+    assert driven.log_likelihood(np.ones((60, 1)), X) == pytest.approx(plain.log_likelihood(X), rel=1e-12)
