@@ -266,10 +266,13 @@ def test_summary_by_hand():
 
 def test_correlation_of_half_life_and_error():
     outcomes = [outcome("iohmm", 10, k, error, life) for k, (error, life) in enumerate([(0.5, 1), (0.3, 2), (0.0, 9)])]
-    outcomes.append(outcome("rnn-sgd-1", 10, 0, 0.5, 3.0))
-    table = {(row["family"], row["length"]): row for row in report.correlations(outcomes)}
-    assert table["chains", "10"]["half-life"] == pytest.approx(-1) and table["chains", "10"]["trials"] == 3
-    assert table["RNN", "10"]["half-life"] is None
+    outcomes += [outcome("iohmm-latched", 10, 0, 0.4, 10.0), outcome("rnn-sgd-1", 20, 0, 0.5, 3.0)]
+    table = {(row["rows"], row["length"]): row for row in report.correlations(outcomes)}
+    assert table["chains, random start", "10"]["half-life"] == pytest.approx(-1)
+    assert table["chains, random start", "10"]["trials"] == 3 and table["all chains", "all"]["trials"] == 4
+    assert -1 < table["all chains", "10"]["half-life"] < 0
+    assert table["all RNNs", "20"]["half-life"] is None
+    assert ("all RNNs", "10") not in table
 
 
 def test_rank_correlation_is_spearman_s():

@@ -86,6 +86,8 @@ class Contestant:
         "remedy": a chain that does not start as `fit` would start it.
     n_scales : int
         Number of time scales.
+    group : str
+        Rows that differ in their structure alone, not in how they start and learn.
     fit : callable
         fit(problem, n_updates, seed) -> Fitted.
     """
@@ -94,6 +96,7 @@ class Contestant:
     label: str
     family: str
     n_scales: int
+    group: str
     fit: Callable[[Problem, int, int], Fitted]
 
 
@@ -232,28 +235,31 @@ def _rows():
         for solver, (words, options) in solvers.items():
             for n in ARCHITECTURES:
                 suffix = "" if start == "uniform" else f"-{start}"
-                label = f"RNN {LETTERS[n]}, {words}, {start} start"
+                group = f"RNN, {words}, {start} start"
                 fit = network(n, solver=solver, initialization=start, **options)
-                yield Contestant(f"rnn-{solver}-{n}{suffix}", label, "network", n, fit)
-    yield Contestant("guessing", "random guessing", "guessing", 1, guessing)
-    for start, family, words in [("random", "chain", ""), ("latched", "remedy", ", latched start")]:
-        suffix = "" if start == "random" else f"-{start}"
-        yield Contestant(f"iohmm{suffix}", f"IOHMM{words}", family, 1, chain(1, start))
+                label = group.replace("RNN", f"RNN {LETTERS[n]}")
+                yield Contestant(f"rnn-{solver}-{n}{suffix}", label, "network", n, group, fit)
+    yield Contestant("guessing", "random guessing", "guessing", 1, "random guessing", guessing)
+    for start, family in [("random", "chain"), ("latched", "remedy")]:
+        suffix, group = "" if start == "random" else f"-{start}", f"chains, {start} start"
+        yield Contestant(f"iohmm{suffix}", f"IOHMM, {start} start", family, 1, group, chain(1, start))
         for coupling, way in [("slower", "slow steers fast"), ("faster", "fast steers slow")]:
             for clock in ("sticky", "periodic"):
                 for n in (2, 3):
-                    name = f"{clock}-{n}-{coupling}{suffix}"
+                    label = f"MultiscaleIOHMM {n}, {clock}, {way}, {start} start"
                     fit = chain(n, start, clock=clock, coupling=coupling)
-                    yield Contestant(name, f"MultiscaleIOHMM {n}, {clock}, {way}{words}", family, n, fit)
+                    yield Contestant(f"{clock}-{n}-{coupling}{suffix}", label, family, n, group, fit)
     for dwell in DWELLS:
-        fit = chain(1, "latched", dwell=dwell)
-        yield Contestant(f"iohmm-dwell-{dwell}", f"IOHMM, start dwells {dwell} steps", "remedy", 1, fit)
-    grown = chain(2, "random", init="grow")
-    yield Contestant("sticky-2-grown", "MultiscaleIOHMM 2, sticky, grown start", "remedy", 2, grown)
-    yield Contestant("iohmm-patient", "IOHMM, ten times the iterations", "remedy", 1, chain(1, "patient"))
-    yield Contestant("iohmm-restarts", "IOHMM, best of 10 starts", "remedy", 1, chain(1, "restarts"))
-    yield Contestant("iohmm-tempered", "IOHMM, deterministic annealing", "remedy", 1, chain(1, "tempered"))
-    yield Contestant("sticky-2-annealed", "MultiscaleIOHMM 2, sticky, w annealed", "remedy", 2, chain(2, "annealed"))
+        label, fit = f"IOHMM, start dwells {dwell} steps", chain(1, "latched", dwell=dwell)
+        yield Contestant(f"iohmm-dwell-{dwell}", label, "remedy", 1, "chains, dwelling start", fit)
+    for name, label, n, fit in [
+        ("iohmm-patient", "IOHMM, ten times the iterations", 1, chain(1, "patient")),
+        ("iohmm-restarts", "IOHMM, best of 10 starts", 1, chain(1, "restarts")),
+        ("iohmm-tempered", "IOHMM, deterministic annealing", 1, chain(1, "tempered")),
+        ("sticky-2-annealed", "MultiscaleIOHMM 2, sticky, w annealed", 2, chain(2, "annealed")),
+        ("sticky-2-grown", "MultiscaleIOHMM 2, sticky, grown start", 2, chain(2, "random", init="grow")),
+    ]:
+        yield Contestant(name, label, "remedy", n, "chains, other remedies", fit)
 
 
 CONTESTANTS = {row.name: row for row in _rows()}

@@ -17,7 +17,6 @@ MEMORY = {
     "start_half_life": "half-life at the start",
     "start_log_contraction": "left at the start",
 }
-FAMILIES = {"network": "RNN", "chain": "chains", "remedy": "chains", "guessing": "random guessing"}
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
@@ -125,36 +124,37 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def correlations(outcomes: list[dict]) -> list[dict]:
-    """Return, by family and length, how the error on fresh sequences goes with memory, over trials.
+    """Return, by group of rows and by length, how the error on fresh sequences goes with memory, over trials.
 
     Memory is the half-life (in units of the length) and what is left at the end of a difference at the start, both of
     the fitted model and of the model after its first update. If memory explains the error the correlations are near
     -1; None where one of the two is the same in every trial.
     """
     table = []
-    families = dict.fromkeys(FAMILIES[CONTESTANTS[outcome["row"]].family] for outcome in outcomes)
+    kinds = dict.fromkeys(kind for outcome in outcomes for kind in _kinds(outcome))
     lengths = list(dict.fromkeys(outcome["length"] for outcome in outcomes))
-    for family in families:
+    for kind in sorted(kinds, key=lambda kind: (kind.startswith("all"), kind)):
         for chosen in [*([length] for length in lengths if len(lengths) > 1), lengths]:
-            mine = [
-                outcome
-                for outcome in outcomes
-                if FAMILIES[CONTESTANTS[outcome["row"]].family] == family and outcome["length"] in chosen
-            ]
-            columns = {key: np.array([outcome[key] for outcome in mine], dtype=float) for key in MEMORY}
-            length, error = (np.array([outcome[key] for outcome in mine]) for key in ("length", "test_error"))
-            table.append(
-                {
-                    "family": family,
-                    "length": str(chosen[0]) if len(chosen) == 1 else "all",
-                    "trials": len(mine),
-                    **{
-                        MEMORY[key]: rank_correlation(values / length if "half_life" in key else values, error)
-                        for key, values in columns.items()
-                    },
-                }
-            )
+            mine = [outcome for outcome in outcomes if kind in _kinds(outcome) and outcome["length"] in chosen]
+            if mine:
+                table.append({"rows": kind, "length": str(chosen[0]) if len(chosen) == 1 else "all", **_related(mine)})
     return table
+
+
+def _kinds(outcome):
+    """Names of the groups that an outcome counts in."""
+    contestant = CONTESTANTS[outcome["row"]]
+    return contestant.group, {"network": "all RNNs", "guessing": "random guessing"}.get(contestant.family, "all chains")
+
+
+def _related(outcomes):
+    """Rank correlations of each measure of memory with the error."""
+    length, error = (np.array([outcome[key] for outcome in outcomes]) for key in ("length", "test_error"))
+    row = {"trials": len(outcomes)}
+    for key, name in MEMORY.items():
+        values = np.array([outcome[key] for outcome in outcomes], dtype=float)
+        row[name] = rank_correlation(values / length if "half_life" in key else values, error)
+    return row
 
 
 def write(outcomes: list[dict], folder: Path, error: str, chance: float, say: Callable[[str], None] = print) -> None:
