@@ -21,7 +21,10 @@ from hiermm.experiments.trials import Trial, integer, run_trials
 from hiermm.operators import Operators
 from hiermm.tasks import two_sequence as two_sequence_task
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::hiermm.analysis.AnalysisWarning"),
+]
 
 TINY = {6: 2, 9: 1}  # trials by length
 SOME = ("rnn-sgd-2", "guessing", "iohmm-latched")
@@ -319,8 +322,8 @@ def test_tomita_accuracy_of_known_automata():
         transition=transition,
         emission=hiermm.emissions.Categorical.from_parameters(probs=np.where(accepts[:, None], [0, 1], [1, 0])),
     )
-    assert tomita._accuracy(model, task) == 1
-    trial = tomita.plan(("tomita-1",), 1, quick=True)[0]
+    assert tomita.accuracy(model, task) == 1
+    trial = tomita.plan(("tomita-1-sharp",), 1, quick=True)[0]
     found = tomita.run(trial)
     assert trial.settings["n_states"] == 2 and 0.9 < found["accuracy"] <= 1
 
@@ -349,7 +352,7 @@ def test_command(name, tmp_path, capsys):
 
 
 def test_tomita_command(tmp_path, capsys):
-    arguments = parse("tomita", "--quick", "--trials", "2", "--models", "tomita-1,tomita-7", "--jobs", "1")
+    arguments = parse("tomita", "--quick", "--trials", "2", "--models", "tomita-1-end,tomita-7-every", "--jobs", "1")
     arguments.out = tmp_path / "out"
     arguments.run(arguments)
     assert "published mean" in capsys.readouterr().out

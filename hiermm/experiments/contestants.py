@@ -1,13 +1,12 @@
 """The rows of the experiments: networks and chains behind one face, fitted to one target at the end of a sequence."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hiermm.analysis import AnalysisWarning, contraction, half_life
+from hiermm.analysis import contraction, half_life
 from hiermm.experiments import chains
 from hiermm.operators import Operators
 from hiermm.rnn import MultiscaleRNN
@@ -119,12 +118,10 @@ def _memory(operators_along, X, prefix):
         return {f"{prefix}half_life": np.nan, f"{prefix}log_contraction": np.nan}
     operators = operators_along(X[:PROBES])
     whole = min(stop - start for start, stop in operators.runs())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AnalysisWarning)  # that nothing was halved is said by the inf
-        return {
-            f"{prefix}half_life": float(half_life(operators)),
-            f"{prefix}log_contraction": float(contraction(operators, [whole], log=True)[0]),
-        }
+    return {
+        f"{prefix}half_life": float(half_life(operators)),
+        f"{prefix}log_contraction": float(contraction(operators, [whole], log=True)[0]),
+    }
 
 
 class Watch:

@@ -14,6 +14,8 @@ from joblib import Parallel, delayed
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
+from hiermm.analysis import AnalysisWarning
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -109,6 +111,7 @@ def _run_and_store(run, trial, folder):
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a budget that runs out is a finding, not an accident
+        warnings.simplefilter("ignore", AnalysisWarning)  # so is a memory that does not fade
         found = run(trial)
     seconds = {"seconds": round(time.perf_counter() - start, 2)}
     outcome = {"row": trial.row, "trial": trial.number, **trial.settings, **found, **seconds}
