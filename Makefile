@@ -34,7 +34,7 @@ test: $(VENV)/dev.stamp
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint hiermm/_ext
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint hiermm/_ext
 	$(BIN)/mypy
 
 bench: $(VENV)/dev.stamp
