@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hiermm
+from hiermm.experiments.command import add_experiment
 
 LAGS = (1, 4, 16, 64)
 EXPLANATION = """
@@ -84,7 +85,7 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def add_compare(commands) -> None:
+def add_compare(commands: argparse._SubParsersAction) -> None:
     """Add `hiermm compare`."""
     from hiermm.registry import ROWS
 
@@ -133,7 +134,7 @@ def run_compare(args: argparse.Namespace) -> None:
     print(EXPLANATION)
     for name, row in fitted.items():
         for note in (*row.notes, *comparison.notes.get(name, ())):
-            print(f"note, {name}: {note}")
+            print(f"note, {name}: {note.removeprefix(type(row.model).__name__ + ': ')}")
     print(f"\nwritten: {', '.join(str(path) for path in _save(comparison, args.out))}")
 
 
@@ -171,4 +172,4 @@ def _rows_named(models):
     return list(dict.fromkeys(known[model.lower()] for model in models))
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (add_compare,)
+COMMANDS: tuple[Callable[..., None], ...] = (add_compare, add_experiment)

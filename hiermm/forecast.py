@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils import get_tags
 from tqdm import tqdm
 
-from hiermm.analysis import compare
+from hiermm.analysis import Comparison, compare
 from hiermm.registry import ROWS
 from hiermm.series import Split
 
@@ -91,7 +91,7 @@ def _data(model, part):
     return (inputs, outputs) if get_tags(model).target_tags.required else (outputs[:, None], None)
 
 
-def compare_rows(fitted: dict[str, Fitted], split: Split, lags: Iterable[int] = ()):
+def compare_rows(fitted: dict[str, Fitted], split: Split, lags: Iterable[int] = ()) -> Comparison:
     """Compare fitted rows on the held-out part.
 
     Parameters
@@ -117,7 +117,7 @@ def compare_rows(fitted: dict[str, Fitted], split: Split, lags: Iterable[int] = 
     )
 
 
-def format_table(comparison: Any, lags: Iterable[int]) -> str:
+def format_table(comparison: Comparison, lags: Iterable[int]) -> str:
     """Return the table as text: one line a model, the figures right-aligned.
 
     Parameters

@@ -11,6 +11,8 @@ import numpy as np
 
 from hiermm.emissions import Gaussian
 from hiermm.markov import HMM, IOHMM
+from hiermm.multiscale import MultiscaleHMM, MultiscaleIOHMM
+from hiermm.rnn import MultiscaleRNN
 
 
 class HmmlearnPeer(HMM):
@@ -82,9 +84,17 @@ def complete_stretches(X: np.ndarray, lengths: list[int] | None = None) -> list[
 
 
 EM = {"max_iter": 300, "tol": 1e-5}
+BATCH = {"output": "regression", "solver": "lbfgs", "max_iter": 300}
 
+# Numbers of states and time scales suit the shipped series; they were chosen on the last quarter of its training part.
+# Rows of one kind have about as many parameters: the chains of outputs, those with inputs, the networks.
 ROWS: dict[str, Callable[[int], Any]] = {
+    "linear": lambda seed: IOHMM(1, random_state=seed, **EM),
     "hmmlearn": lambda seed: HmmlearnPeer(8, random_state=seed, **EM),
     "HMM": lambda seed: HMM(8, random_state=seed, **EM),
-    "IOHMM": lambda seed: IOHMM(4, random_state=seed, **EM),
+    "MultiscaleHMM": lambda seed: MultiscaleHMM((2, 6), timescales=(12, 1), random_state=seed, **EM),
+    "IOHMM": lambda seed: IOHMM(4, transition="shared", random_state=seed, **EM),
+    "MultiscaleIOHMM": lambda seed: MultiscaleIOHMM((2, 2), timescales=(24, 1), random_state=seed, **EM),
+    "RNN": lambda seed: MultiscaleRNN((8,), timescales=(1,), random_state=seed, **BATCH),
+    "MultiscaleRNN": lambda seed: MultiscaleRNN((4, 4), timescales=(24, 1), random_state=seed, **BATCH),
 }

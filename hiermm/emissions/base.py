@@ -43,7 +43,7 @@ class Emission(BaseEstimator):
     `n_parameters`.
     """
 
-    _parameters = ()
+    _parameters: tuple[str, ...] = ()
     iterative = False
     discrete = False
     n_inputs = None
