@@ -4,8 +4,11 @@ import numpy as np
 
 
 def is_missing(label):
-    """Whether a label means "not observed": None or NaN."""
-    return label is None or (isinstance(label, float) and np.isnan(label))
+    """Whether a label means "not observed": None, NaN, or pandas' NaT or NA."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # NA: neither equal to itself nor not
+        return True
 
 
 def learn_classes(labels, n_symbols=None):
@@ -20,7 +23,7 @@ def learn_classes(labels, n_symbols=None):
     Raises
     ------
     ValueError
-        If there is not exactly one column, or there are more labels than symbols.
+        If there is not exactly one column, or the number of other labels is not `n_symbols`.
     """
     if labels.shape[1] != 1:
         raise ValueError(f"class labels take one column, y has {labels.shape[1]}.")
@@ -32,8 +35,9 @@ def learn_classes(labels, n_symbols=None):
             ordered = sorted(found, key=lambda label: (type(label).__name__, str(label)))
         classes = np.empty(len(ordered), dtype=object)
         classes[:] = ordered
-        if all(isinstance(label, str) for label in ordered):
-            classes = classes.astype(str)
+        kinds = {type(label) for label in ordered}
+        if len(kinds) == 1 and kinds <= {str, bool, int, float}:
+            classes = np.array(ordered)
     else:
         classes = np.unique(labels[~np.isnan(labels)] if labels.dtype.kind == "f" else labels)
         if classes.dtype.kind == "f" and (classes == np.floor(classes)).all():
@@ -41,8 +45,11 @@ def learn_classes(labels, n_symbols=None):
     if n_symbols is not None:
         if classes.dtype.kind in "iu" and len(classes) and classes[0] >= 0 and classes[-1] < n_symbols:
             return np.arange(n_symbols)
-        if len(classes) > n_symbols:
-            raise ValueError(f"y has {len(classes)} distinct labels but n_symbols is {n_symbols}.")
+        if len(classes) != n_symbols:
+            raise ValueError(
+                f"y has {len(classes)} distinct labels but n_symbols is {n_symbols}; symbols not seen count only "
+                "among labels that are the whole numbers 0..n_symbols - 1."
+            )
     return classes
 
 

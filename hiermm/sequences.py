@@ -136,13 +136,15 @@ def pack_outputs(y, offsets, several):
         if len(array) != offsets[-1]:
             raise ValueError(f"X has {offsets[-1]} steps but y has {len(array)}: X and y must have the same length.")
         return array
-    if (isinstance(y, np.ndarray) and y.ndim == 0) or not hasattr(y, "__len__") or len(y) != len(lengths):
-        size = len(y) if hasattr(y, "__len__") and np.ndim(y) else "no length"
+    if not isinstance(y, (list, tuple)):
+        y = np.asarray(y)  # a DataFrame would be iterated over by column
+    size = "no length" if isinstance(y, np.ndarray) and y.ndim == 0 else len(y)
+    if size != len(lengths):
         raise ValueError(f"X holds {len(lengths)} sequences, y {size}: they must agree.")
     parts = [np.asarray(part, dtype=_dtype(part)) for part in y]
     if all(part.ndim == 0 for part in parts):
         targets = np.array([part.item() for part in parts], dtype=_dtype(list(y)))
-        missing = np.nan if targets.dtype.kind in "fiub" else None
+        missing = np.nan if targets.dtype.kind in "fiu" else None
         dtype = np.float64 if missing is not None else object
         array = np.full((offsets[-1], 1), missing, dtype=dtype)
         array[offsets[1:] - 1, 0] = targets
@@ -214,7 +216,15 @@ def _form(X):
     if isinstance(X, (list, tuple)):
         if len(X) == 0:
             raise ValueError("X holds no sequence: 0 sample(s), a minimum of 1 is required.")
-        return "list" if any(np.ndim(part) >= 2 for part in X) else "array"
+        shapes = {np.shape(part) for part in X}
+        if any(len(shape) >= 2 for shape in shapes):
+            return "list"
+        if len(shapes) > 1:
+            raise ValueError(
+                "X: the sequences of a list have two dimensions (steps, features), the rows of one sequence equal "
+                f"lengths; found the shapes {sorted(shapes)[:3]}. For one feature use x.reshape(-1, 1)."
+            )
+        return "array"
     if getattr(X, "ndim", 2) == 3:
         if len(X) == 0:
             raise ValueError("X holds no sequence: 0 sample(s), a minimum of 1 is required.")

@@ -1,7 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from hiermm.labels import encode, learn_classes
+from hiermm.labels import encode, is_missing, learn_classes
 from hiermm.sequences import Sequences, inputs_outputs, observations
 
 A, B = np.arange(6.0).reshape(3, 2), np.array([[7.0, 8.0]])
@@ -60,6 +61,12 @@ def test_y_in_every_form():
     np.testing.assert_array_equal(inputs_outputs(stack, np.ones((2, 3))).outputs, np.ones((6, 1)))
     np.testing.assert_array_equal(inputs_outputs(stack, np.ones((2, 3, 2))).outputs, np.ones((6, 2)))
     np.testing.assert_array_equal(inputs_outputs(stack, [1, 2]).outputs[[2, 5], 0], [1, 2])
+    series = pd.Series(["p", "q"], index=[7, 3])
+    assert inputs_outputs(u, series, labels=True).outputs[:, 0].tolist() == [None, None, "p", "q"]
+    frame = pd.DataFrame(
+        {"a": ["p", "q"]}
+    )  # iterating over it gives the names of columns, here as many as rows of u[1]
+    assert inputs_outputs([u[1], u[1]], frame, labels=True).outputs[:, 0].tolist() == ["p", "q"]
     np.testing.assert_array_equal(inputs_outputs(np.zeros((3, 1)), [1, 2, 3]).outputs[:, 0], [1, 2, 3])
     two = inputs_outputs(np.zeros((4, 1)), np.ones((4, 2)), lengths=[3, 1])
     assert two.outputs.shape == (4, 2)
@@ -71,6 +78,7 @@ REFUSALS = [
     (lambda: observations([]), "no sequence"),
     (lambda: observations([A, np.zeros((2, 3))]), "sequence 1 of X has 3 features"),
     (lambda: observations([A, np.zeros(2)]), "sequence 1 of X must have two dimensions"),
+    (lambda: observations([np.zeros(3), np.zeros(4)]), "sequences of a list have two dimensions"),
     (lambda: observations([A], lengths=[3]), "goes with one array"),
     (lambda: observations(A, lengths=[1, 1]), "sum to 2 but X has 3 steps"),
     (lambda: observations(A, lengths=[3, 0]), "sequence 1 has length 0"),
@@ -82,6 +90,8 @@ REFUSALS = [
     (lambda: inputs_outputs(np.array([[0.0], [np.nan]]), [1, 2]), "missing input at sequence 0, step 1"),
     (lambda: inputs_outputs(A, [1, 2]), "3 steps but y has 2"),
     (lambda: inputs_outputs([A, B], [1.0]), "2 sequences, y 1"),
+    (lambda: inputs_outputs([A, B], 1.0), "2 sequences, y no length"),
+    (lambda: inputs_outputs([A, B], pd.DataFrame({"a": ["p", "q"]}), labels=True), "3 steps but y has 1 targets"),
     (lambda: inputs_outputs([A, B], [[1, 2, 3], [1, 2]]), "sequence 1: X has 1 steps but y has 2 targets"),
     (lambda: inputs_outputs([A, B], [[1, 2, 3], 1]), "sequence 1: X has 1 steps but y has one target"),
     (lambda: inputs_outputs(A, [1, 2, np.inf]), "y is infinite at sequence 0, step 2"),
@@ -119,6 +129,8 @@ def test_labels_of_any_kind_round_trip():
         (np.array([[3.0], [np.nan], [1.0], [3.0]]), [1, 3]),
         (np.array([[True], [False], [True], [True]]), [False, True]),
         (np.array([["x"], [2], [None], ["x"]], dtype=object), [2, "x"]),
+        (np.array([["x"], ["a"], [np.nan], ["x"]], dtype=object), ["a", "x"]),
+        (np.array([[2], [7], [None], [2]], dtype=object), [2, 7]),
     ]:
         learnt = learn_classes(labels)
         assert learnt.tolist() == classes
@@ -128,12 +140,32 @@ def test_labels_of_any_kind_round_trip():
     assert learn_classes(np.array([[0], [2]]), n_symbols=5).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_labels_keep_their_type():
+    for labels, kind in [([True, None, False], "b"), ([3, None, 5], "i"), (["a", None, "b"], "U"), ([0.5, None], "f")]:
+        assert learn_classes(np.array(labels, dtype=object)[:, None]).dtype.kind == kind
+    ends = inputs_outputs([A, B], [True, False], labels=True)
+    assert learn_classes(ends.outputs).tolist() == [False, True]
+    np.testing.assert_array_equal(inputs_outputs([A, B], [True, False]).outputs[:, 0], [np.nan, np.nan, 1, 0])
+
+
+def test_every_sign_for_a_missing_label():
+    missing = [None, float("nan"), np.float32("nan"), pd.NaT, pd.NA, np.datetime64("NaT")]
+    assert all(is_missing(label) for label in missing)
+    assert not any(is_missing(label) for label in [0, "", "nan", (None,), False, np.float64(0)])
+    text = pd.Series(["a", pd.NA, "b"], dtype="string")
+    data = inputs_outputs(A, text, labels=True)
+    assert learn_classes(data.outputs).tolist() == ["a", "b"]
+    np.testing.assert_array_equal(encode(data.outputs, np.array(["a", "b"]), data.offsets)[:, 0], [0, np.nan, 1])
+
+
 def test_unknown_labels_are_named():
     classes = learn_classes(np.array([["a"], ["b"]], dtype=object))
     with pytest.raises(ValueError, match="sequence 1, step 0: label 'z'"):
         encode(np.array([["a"], ["b"], ["z"]], dtype=object), classes, np.array([0, 2, 3]))
     with pytest.raises(ValueError, match="3 distinct labels but n_symbols is 2"):
         learn_classes(np.array([["a"], ["b"], ["c"]], dtype=object), n_symbols=2)
+    with pytest.raises(ValueError, match="2 distinct labels but n_symbols is 5"):
+        learn_classes(np.array([["a"], ["b"]], dtype=object), n_symbols=5)
     with pytest.raises(ValueError, match="one column"):
         learn_classes(np.zeros((3, 2)))
 
