@@ -9,11 +9,12 @@ from hiermm import em
 from hiermm.chains import chain_from_tables, random_chain
 from hiermm.emissions.base import standardise
 from hiermm.expectation import Expectation, Parameters, plan, posteriors
-from hiermm.sequences import Sequences
+from hiermm.sequences import BLOCK, Sequences
 
 GROW_STEPS = 50_000  # steps of data that growing looks at
 GROW_ITERATIONS = 30  # EM iterations at most for each stage
 SOFTNESS = 0.1  # share of a cluster assignment that is spread evenly
+GLANCE = 0.01  # weight of all the data beside the part that levels grew from
 
 
 def can_grow(structure):
@@ -35,7 +36,8 @@ def grown_chain(sequences, emission, structure, rng):
     Parameters
     ----------
     sequences : Sequences
-        At most the first 50,000 steps are looked at.
+        Levels grow from the first 50,000 steps at most. A symbol or a column may show itself only after them, so
+        emissions start from all steps and see all of them evenly, with little weight, once more at the end.
     emission : Emission
     structure : Structure
         One that `can_grow`. Without timescales blocks grow by a factor 8 a level.
@@ -46,7 +48,7 @@ def grown_chain(sequences, emission, structure, rng):
     scales = structure.timescales or [8 ** (leaf - s) for s in range(leaf + 1)]
     seen = range(leaf + 1) if structure.emission_levels is None else structure.emission_levels
     part = _from_level(structure, leaf)
-    start = emission.initialise(data.outputs, data.inputs, sizes[leaf], rng)
+    start = emission.initialise(sequences.outputs, sequences.inputs, sizes[leaf], rng)
     model = Parameters(chain_from_tables(part, *random_chain(part, rng)), start)
     for s in range(leaf - 1, -1, -1):
         model = _refine(model, data)
@@ -59,13 +61,15 @@ def grown_chain(sequences, emission, structure, rng):
         initial = [np.full((1, sizes[s]), 1 / sizes[s]), np.repeat(model.chain.initial[0], sizes[s], axis=0)]
         emission = model.emission
         if s in seen:
-            joint = (context[:, :, None] * gamma[:, None, :]).reshape(len(gamma), -1)
-            emission = emission.initialise(data.outputs, data.inputs, joint.shape[1], rng)
-            emission = emission.maximise(emission.statistics(data.outputs, data.inputs, joint))
+            gamma = (context[:, :, None] * gamma[:, None, :]).reshape(len(gamma), -1)
+            emission = emission.initialise(sequences.outputs, sequences.inputs, gamma.shape[1], rng)
+            emission = emission.maximise(emission.statistics(data.outputs, data.inputs, gamma))
         root = _root_table(labels[first], sizes[s], fixed[s], scales[s])
         initial += model.chain.initial[1:]
         model = Parameters(chain_from_tables(_from_level(structure, s), initial, [root[None], *rows]), emission)
-    return list(model.chain.initial), [level.probs[0] for level in model.chain.rows], model.emission
+    if data.n_steps < sequences.n_steps:
+        emission = _acquainted(emission, gamma, data, sequences)
+    return list(model.chain.initial), [level.probs[0] for level in model.chain.rows], emission
 
 
 def _from_level(structure, first):
@@ -88,7 +92,21 @@ def _head(sequences, limit):
 
 def _refine(model, data):
     with Expectation(data) as expectation:
-        return em.run(expectation, model, max_iter=GROW_ITERATIONS, tol=1e-4).parameters
+        fit = em.run(expectation, model, max_iter=GROW_ITERATIONS, tol=1e-4)
+    if fit.interrupted:
+        raise KeyboardInterrupt
+    return fit.parameters
+
+
+def _acquainted(emission, gamma, data, sequences):
+    """Return the emission after an M-step on its part of the data and, with little weight, on all, spread evenly."""
+    stats = emission.statistics(data.outputs, data.inputs, gamma)
+    share = GLANCE * data.n_steps / sequences.n_steps / emission.n_states
+    for lo in range(0, sequences.n_steps, BLOCK):
+        outputs, inputs = sequences.outputs[lo : lo + BLOCK], sequences.inputs[lo : lo + BLOCK]
+        part = emission.statistics(outputs, inputs, np.full((len(outputs), emission.n_states), share))
+        stats = {name: value + part[name] for name, value in stats.items()}
+    return emission.maximise(stats)
 
 
 def _moves(model, data):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
+from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM, starts
 from hiermm.emissions import Gaussian, LinearGaussian
+from hiermm.expectation import Expectation
 from hiermm.starts import can_grow
 from hiermm.structure import Structure
 
@@ -146,6 +147,39 @@ def test_growing_copes_with_little_or_odd_data(clock):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert np.isfinite(model.fit(X).score(X))
+
+
+def test_growing_from_a_part_of_the_data_knows_what_comes_later(monkeypatch):
+    monkeypatch.setattr(starts, "GROW_STEPS", 60)
+    rng = np.random.default_rng(0)
+    codes, u = rng.integers(0, 3, size=200), rng.normal(size=(200, 1))
+    codes[150] = 3
+    late = rng.normal(size=(200, 2))
+    late[:60, 1] = np.nan
+    options = {"timescales": (8, 1), "max_iter": 2, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        symbols = MultiscaleHMM((2, 2), emission="categorical", **options).fit(codes[:, None])
+        driven = MultiscaleIOHMM((2, 2), emission="logistic", **options).fit(u, codes)
+        columns = MultiscaleHMM((2, 2), **options).fit(late)
+    assert symbols.emission_.probs_.shape == (4, 4)
+    assert driven.predict_proba(u).shape == (200, 4)
+    assert np.isfinite(columns.history_).all()
+
+
+@pytest.mark.parametrize("step", [1, 2, 8, 12])
+def test_interrupting_a_growing_start_stops_the_fit(monkeypatch, step):
+    steps, e_step = iter(range(1, 1000)), Expectation.statistics
+
+    def interrupted(self, parameters):
+        if next(steps) == step:
+            raise KeyboardInterrupt
+        return e_step(self, parameters)
+
+    monkeypatch.setattr(Expectation, "statistics", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        MultiscaleHMM((2, 2), timescales=(8, 1), random_state=0).fit(np.random.default_rng(0).normal(size=(300, 1)))
+    assert next(steps) == step + 1
 
 
 def test_one_level_with_inputs_is_the_iohmm():

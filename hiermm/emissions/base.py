@@ -256,9 +256,14 @@ def start_sample(outputs, inputs, rng, limit=20_000, chunk=64):
 
 
 def column_scale(values):
-    """Return the mean and standard deviation of each column over its observed entries; constant columns get 1."""
-    centre = np.nanmean(values, axis=0)
-    scale = np.sqrt(np.nanmean((values - centre) ** 2, axis=0))
+    """Return the mean and standard deviation of each column over its observed entries.
+
+    Constant columns get deviation 1, columns without an observed entry mean 0 and deviation 1.
+    """
+    seen = ~np.isnan(values)
+    count = np.maximum(seen.sum(axis=0), 1)
+    centre = np.where(seen, values, 0.0).sum(axis=0) / count
+    scale = np.sqrt((np.where(seen, values - centre, 0.0) ** 2).sum(axis=0) / count)
     return centre, np.where(scale > 1e-13 * np.abs(centre), scale, 1.0)
 
 
