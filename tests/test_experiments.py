@@ -351,6 +351,17 @@ def test_command(name, tmp_path, capsys):
     assert "seconds" not in rows[0] and "seconds" in read(tmp_path / "out" / "timings.csv")[0]
 
 
+def test_command_line_by_subprocess(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(Path(hiermm.__file__).parent.parent), "PYTHONSAFEPATH": "1"}
+    argv = ["experiment", "two-sequence", "--quick", "--lengths", "5:1", "--models", "guessing", "--jobs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hiermm", *argv], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fresh error" in done.stdout and "1/1" in done.stderr, "the table is printed and the bar is shown"
+    assert len(read(tmp_path / "hiermm-two-sequence" / "results.csv")) == 1
+
+
 def test_tomita_command(tmp_path, capsys):
     arguments = parse("tomita", "--quick", "--trials", "2", "--models", "tomita-1-end,tomita-7-every", "--jobs", "1")
     arguments.out = tmp_path / "out"
