@@ -5,7 +5,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from hiermm import inference
-from hiermm.emissions.base import Emission
+from hiermm.emissions import NAMES
 from hiermm.labels import encode, learn_classes
 from hiermm.markov_base import MarkovModel
 from hiermm.sequences import BLOCK, Sequences, inputs_outputs, observations
@@ -86,7 +86,8 @@ class _HMMFamily(MarkovModel):
 
 def _predicts_classes(model):
     emission = getattr(model, "emission_", model.emission)
-    if (isinstance(emission, Emission) and not emission.discrete) or emission in ("linear_gaussian", "gaussian"):
+    emission = NAMES.get(emission, emission) if isinstance(emission, str) else emission
+    if not getattr(emission, "discrete", True):  # what is no emission at all, fit will refuse
         raise AttributeError("predict_proba needs an emission of class labels, such as Logistic or Categorical.")
     return True
 
@@ -314,7 +315,7 @@ class HMM(_HMMFamily):
             For wrong shapes, or rows that are not probabilities.
         """
         model = cls(len(initial), emission=emission, **options)
-        return model._adopt(emission, emission.n_outputs, initial_=initial, transition_=transition)
+        return model._adopt(emission, None, initial_=initial, transition_=transition)
 
 
 class IOHMM(_IOHMMFamily):
@@ -411,8 +412,8 @@ class IOHMM(_IOHMMFamily):
             With parameters, such as `LinearGaussian.from_parameters(...)`.
         coef : array-like of shape (N, N, P), axes [from, to, input]
         intercept : array-like of shape (N, N)
-        transition : array-like of shape (n_symbols, N, N)
-            One table a symbol, instead of coef and intercept.
+        transition : array-like of shape (n_symbols, N, N), or "softmax" or "shared"
+            One table a symbol, instead of coef and intercept; or the kind of rows that these make ("softmax").
         **options
             Constructor arguments.
 
@@ -428,6 +429,8 @@ class IOHMM(_IOHMMFamily):
 
 def driven_parameters(coef, intercept, transition, options, levels=False):
     """Return (fitted attributes, number of inputs, options) for softmax rows or for tables."""
+    if isinstance(transition, str) and transition != "table":
+        transition, options = None, {**options, "transition": transition}
     if transition is not None:
         if coef is not None or intercept is not None:
             raise ValueError("give coef and intercept, or transition (one table a symbol), not both.")

@@ -1,5 +1,7 @@
 """The face that all Markov models share: fitting, scoring, posteriors, decoding, sampling."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
@@ -10,7 +12,7 @@ from tqdm import tqdm
 from hiermm import em, inference
 from hiermm.chains import Chain, chain_from_tables, check_dense_size, random_chain
 from hiermm.emissions import make
-from hiermm.emissions.base import as_probabilities
+from hiermm.emissions.base import Emission, as_probabilities
 from hiermm.expectation import Expectation, Parameters, emitted, log_likelihoods, refuse_impossible
 from hiermm.operators import Operators
 from hiermm.rows import SoftmaxRows, TableRows
@@ -69,15 +71,8 @@ class MarkovModel(BaseEstimator):
         if not sequences.n_observed():
             raise ValueError("nothing to learn from: every output is missing.")
         emission.check(sequences.outputs, sequences.inputs)
-        seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=self.n_init)
-        fits = []
         with Expectation(sequences, self.n_jobs) as expectation:
-            for number, seed in enumerate(seeds[:1] if go_on else seeds):
-                rng = np.random.default_rng(seed)
-                start = self._parameters() if go_on else self._start(sequences, emission, rng, number)
-                fits.append(self._run(expectation, start, number))
-                if fits[-1].interrupted:
-                    break
+            fits = self._fits(expectation, None if go_on else emission)
         best = em.best_of(fits)
         before = getattr(self, "history_", [])[:-1] if go_on else []  # known parameters have no history
         self._keep(best.parameters, before + best.history)
@@ -87,6 +82,27 @@ class MarkovModel(BaseEstimator):
         if not self.converged_:
             em.warn_unconverged(type(self).__name__, self.max_iter)
         return self
+
+    def _fits(self, expectation, emission):
+        """Return the `Fit`s of all starts, or of those before Ctrl-C; without an emission go on from what is fitted."""
+        seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=self.n_init)
+        fits = []
+        for number, seed in enumerate(seeds[:1] if emission is None else seeds):
+            rng = np.random.default_rng(seed)
+            try:
+                start = (
+                    self._parameters()
+                    if emission is None
+                    else self._start(expectation.sequences, emission, rng, number)
+                )
+                fits.append(self._run(expectation, start, number))
+            except KeyboardInterrupt:
+                if not fits:
+                    raise
+                fits[-1] = replace(fits[-1], interrupted=True)
+            if fits[-1].interrupted:
+                break
+        return fits
 
     def _run(self, expectation, start, number):
         label = f"{type(self).__name__} {number + 1}/{self.n_init}"
@@ -110,6 +126,8 @@ class MarkovModel(BaseEstimator):
         check_counts("max_iter", [self.max_iter])
         if not self.tol >= 0:
             raise ValueError(f"tol must be at least 0, got {self.tol!r}.")
+        if not 0 <= getattr(self, "alpha", 0) < np.inf:
+            raise ValueError(f"alpha must be finite and at least 0, got {self.alpha!r}.")
         if self._transition() not in ("constant", "softmax", "shared", "table"):
             raise ValueError(f'transition must be "softmax", "shared" or "table", got {self._transition()!r}.')
 
@@ -130,11 +148,9 @@ class MarkovModel(BaseEstimator):
         return int(sequences.inputs.max()) + 1 if self._transition() == "table" else 1
 
     def _check_features(self, X, n_features, reset):
-        if isinstance(X, (list, tuple)) or getattr(X, "ndim", 2) == 3:
-            X = np.empty((1, n_features))
-        else:
-            _check_feature_names(self, X, reset=reset)
-        _check_n_features(self, X, reset=reset)
+        several = isinstance(X, (list, tuple)) or getattr(X, "ndim", 2) == 3
+        _check_feature_names(self, X[0] if several else X, reset=reset)
+        _check_n_features(self, np.empty((1, n_features)) if several else X, reset=reset)
 
     # -- what fitting leaves behind ----------------------------------------------------------------------------------
 
@@ -160,8 +176,16 @@ class MarkovModel(BaseEstimator):
         self.history_ = history
 
     def _adopt(self, emission, n_features, **arrays):
-        """Take known parameters (public names) as if they had been fitted, and check them."""
+        """Take known parameters (public names) as if they had been fitted, and check them.
+
+        `n_features` None: the columns of X are the emission's outputs.
+        """
         self._check_hyperparameters()
+        if not isinstance(emission, Emission) or not emission.is_fitted:
+            raise ValueError(
+                f"emission must have parameters, such as Gaussian.from_parameters(...) gives it; got {emission!r}."
+            )
+        n_features = emission.n_outputs if n_features is None else n_features
         for name, value in arrays.items():
             as_floats = (
                 np.array(value, dtype=np.float64) if self._flat else [np.array(v, dtype=np.float64) for v in value]
@@ -169,14 +193,14 @@ class MarkovModel(BaseEstimator):
             setattr(self, name, as_floats)
         self.emission_ = emission
         self.n_features_in_ = n_features
-        if emission.discrete and "transition" in self.get_params(deep=False):
-            self.classes_ = np.arange(emission.probabilities(np.zeros((1, n_features)), 1).shape[-1])
         chain = self._chain()
         rows = chain.structure.n_emission_rows
         if emission.n_states != rows:
             raise ValueError(f"the emission has {emission.n_states} states, the chain wants {rows}.")
         if emission.n_inputs not in (None, n_features):
             raise ValueError(f"the emission takes {emission.n_inputs} inputs, the transitions {n_features}.")
+        if emission.discrete and "transition" in self.get_params(deep=False):
+            self.classes_ = np.arange(emission.probabilities(np.zeros((1, n_features)), 1).shape[-1])
         return self
 
     def _chain(self):
@@ -281,7 +305,7 @@ class MarkovModel(BaseEstimator):
     def level_posterior(self, X, y=None, *, lengths=None, level, mode="smooth"):
         """Return the posterior distribution of one level's state, shape (T, K_level); see `posterior`."""
         chain = self._parameters().chain
-        if not 0 <= level < len(chain.sizes):
+        if level not in range(len(chain.sizes)):
             raise ValueError(f"level must be 0 to {len(chain.sizes) - 1}, got {level!r}.")
         member = np.equal.outer(chain.levels[level], np.arange(chain.sizes[level])).astype(float)
         gamma = self.posterior(X, y, lengths=lengths, mode=mode)

@@ -15,8 +15,9 @@ class _Multiscale:
 
     def _structure(self):
         sizes = tuple(np.atleast_1d(self.n_states).tolist())
-        scales = None if self.timescales is None else tuple(np.atleast_1d(np.asarray(self.timescales)).tolist())
-        levels = None if self.emission_levels is None else tuple(self.emission_levels)
+        scales, levels = self.timescales, self.emission_levels
+        scales = None if scales is None else tuple(np.atleast_1d(np.asarray(scales, dtype=object)).tolist())
+        levels = None if levels is None else tuple(np.atleast_1d(levels).tolist())
         return Structure(sizes, scales, self.clock, self.coupling, levels)
 
     def _check_hyperparameters(self):
@@ -142,7 +143,7 @@ class MultiscaleHMM(_Multiscale, _HMMFamily):
         """
         sizes = tuple(np.shape(pi)[-1] for pi in initial)
         model = cls(sizes, emission=emission, **options)
-        return model._adopt(emission, emission.n_outputs, initial_=initial, transition_=transition)
+        return model._adopt(emission, None, initial_=initial, transition_=transition)
 
 
 class MultiscaleIOHMM(_Multiscale, _IOHMMFamily):
@@ -238,8 +239,8 @@ class MultiscaleIOHMM(_Multiscale, _IOHMMFamily):
         coef : list of array-like of shape (R_s, K_s, K_s, P), axes [parent, from, to, input]
             On a sticky level they describe the choice among the other states.
         intercept : list of array-like of shape (R_s, K_s, K_s)
-        transition : list of array-like of shape (n_symbols, R_s, K_s, K_s)
-            One table a symbol, instead of coef and intercept.
+        transition : list of array-like of shape (n_symbols, R_s, K_s, K_s), or "softmax" or "shared"
+            One table a symbol, instead of coef and intercept; or the kind of rows that these make ("softmax").
         **options
             Constructor arguments: timescales, clock, coupling, emission_levels, alpha, ...
 

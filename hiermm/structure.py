@@ -96,7 +96,11 @@ class Structure:
             raise ValueError(f"timescales has {len(self.timescales)} entries for {len(self.sizes)} levels.")
         for s, scale in enumerate(self.timescales):
             whole = isinstance(scale, (int, np.integer)) and not isinstance(scale, bool)
-            if not 1 <= scale < np.inf or (self.clock == "periodic" and not whole):
+            if (
+                not isinstance(scale, (int, float, np.number))
+                or not 1 <= scale < np.inf
+                or (self.clock == "periodic" and not whole)
+            ):
                 kind = "whole numbers of steps" if self.clock == "periodic" else "finite numbers"
                 raise ValueError(f"timescales[{s}] = {scale!r}: a {self.clock} clock takes {kind} of at least 1.")
 

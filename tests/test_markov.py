@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import oracles
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -276,6 +277,57 @@ def test_interrupting_leaves_the_last_complete_iteration():
     assert model.history_[-1] == pytest.approx(model.score(X), rel=1e-12)
 
 
+@pytest.mark.parametrize("where", ["start", "E-step"])
+def test_interrupting_a_later_start_keeps_the_earlier(series, monkeypatch, where):
+    X, _ = series
+    model = HMM(2, n_init=3, max_iter=3, tol=0, random_state=0)
+    alone = quiet(clone(model).set_params(n_init=1), X)
+    owner, name = (HMM, "_start") if where == "start" else (hiermm.expectation.Expectation, "statistics")
+    original, calls = getattr(owner, name), iter(range(100))
+    last = 1 if where == "start" else 4  # calls that the first start takes
+
+    def interrupted(self, *args):
+        if next(calls) == last:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X)
+    assert model.history_[:3] == alone.history_[:3]
+    np.testing.assert_array_equal(model.transition_, alone.transition_)
+    assert next(calls) == last + 1
+
+
+def test_names_of_features_follow_the_last_fit(series):
+    X = series[0]
+    frame = pd.DataFrame(X, columns=["height"])
+    model = quiet(HMM(2, max_iter=1, random_state=0), [frame[:300], frame[300:]])
+    assert model.feature_names_in_.tolist() == ["height"]
+    with pytest.raises(ValueError, match="feature names"):
+        model.score([pd.DataFrame(X, columns=["weight"])])
+    assert not hasattr(quiet(model, [X[:300], X[300:]]), "feature_names_in_")
+
+
+def test_shared_slopes_from_parameters():
+    known = {"coef": np.ones((2, 2, 1)) * [[[1.0], [-1.0]]], "intercept": np.zeros((2, 2))}
+    known |= {"initial": [0.5, 0.5], "emission": Gaussian.from_parameters(means=[[0], [1]], covariances=[[1], [1]])}
+    shared, free = IOHMM.from_parameters(transition="shared", **known), IOHMM.from_parameters(**known)
+    assert shared.n_parameters_ == free.n_parameters_ - 1
+    assert shared.get_params()["transition"] == "shared"
+    with pytest.raises(ValueError, match="not both"):
+        IOHMM.from_parameters(transition=[np.eye(2)], **known)
+    with pytest.raises(ValueError, match="not both"):
+        IOHMM.from_parameters(transition="table", **known)
+
+
+def test_only_models_of_classes_predict_probabilities():
+    for emission in ["gaussian", "poisson", "poisson_regression", "linear_gaussian", Gaussian(), Poisson()]:
+        assert not hasattr(IOHMM(emission=emission), "predict_proba"), emission
+    for emission in ["categorical", "logistic", Categorical(), Logistic()]:
+        assert hasattr(IOHMM(emission=emission), "predict_proba"), emission
+
+
 def test_not_converged_is_said(series):
     with pytest.warns(ConvergenceWarning, match="max_iter=2"):
         model = HMM(3, max_iter=2, random_state=0).fit(series[0])
@@ -444,6 +496,10 @@ REFUSED = [
     (HMM(2, max_iter=0), "max_iter"),
     (HMM(2, tol=-1), "tol"),
     (HMM(2, emission="gauss"), "gauss"),
+    (IOHMM(2, alpha=-1.0), "alpha must be finite and at least 0, got -1.0"),
+    (MultiscaleIOHMM((2, 2), alpha=np.inf), "alpha must be"),
+    (MultiscaleHMM((2, 2), timescales=(16, 1.5), clock="periodic"), r"timescales\[1\] = 1.5: .* whole numbers"),
+    (MultiscaleHMM((2, 2), timescales=("slow", 1)), r"timescales\[0\] = 'slow'"),
     (MultiscaleHMM((2, 2), timescales=(4,)), "timescales has 1 entries for 2 levels"),
     (MultiscaleHMM((2, 2), timescales=(0.5, 1)), r"timescales\[0\] = 0.5"),
     (MultiscaleHMM((2, 2), timescales=(2.5, 1), clock="periodic"), "whole numbers"),
@@ -480,6 +536,17 @@ def test_bad_parameters_are_refused():
         MultiscaleHMM.from_parameters(
             initial=[[[0.5, 0.5]]], transition=[half[None]], timescales=(4,), emission=emission
         )
+    for unknown in ["gaussian", Gaussian(), Categorical(), None]:
+        with pytest.raises(ValueError, match="emission must have parameters"):
+            HMM.from_parameters(initial=[0.5, 0.5], transition=half, emission=unknown)
+    three = {"coef": np.zeros((2, 2, 3)), "intercept": np.zeros((2, 2))}
+    logistic = Logistic.from_parameters(**three)
+    for unknown, message in [
+        (Logistic(), "emission must have parameters"),
+        (logistic, "takes 3 inputs, the trans.* 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            IOHMM.from_parameters(initial=[0.5, 0.5], coef=np.zeros((2, 2, 1)), intercept=half, emission=unknown)
     with pytest.raises(NotFittedError):
         HMM(2).score(np.zeros((3, 1)))
     with pytest.raises(ValueError, match="nothing to learn"):

@@ -133,6 +133,8 @@ def test_growing_applies_where_it_can():
     assert not can_grow(Structure((2, 3), (8, 1), "sticky", "slower", (0,)))
     assert not can_grow(Structure((2, 3), (8, 1), "sticky", "faster"))
     assert not can_grow(Structure((3,), (1,), "sticky", "slower"))
+    assert can_grow(MultiscaleHMM((2, 2), emission_levels=1)._structure())
+    assert not can_grow(MultiscaleHMM((2, 2), emission_levels=np.array([0]))._structure())
     with pytest.raises(ValueError, match="init must be"):
         MultiscaleHMM(init="best").fit(np.zeros((10, 1)))
 
