@@ -8,7 +8,7 @@ OUT ?= hiermm-compare
 # The package is installed, not linked, so that tests and commands run what a user gets. It is installed again
 # whenever one of its files changes.
 PACKAGE := pyproject.toml setup.py MANIFEST.in $(shell find hiermm -type f \
-	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -path '*/datasets/data/*' \))
+	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path '*/datasets/data/*' \))
 # Objects of an earlier build are used again where their source is unchanged; Python files must not be.
 INSTALL = rm -rf build/lib* build/bdist* && $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
