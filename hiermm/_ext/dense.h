@@ -52,15 +52,15 @@ static double smallest_entry(const double *A, int64_t size) {
     return smallest;
 }
 
-/* Padded copies of a constant matrix; returns 0 without memory. */
-static int chain_prepare(Chain *c) {
+/* Copies of a constant matrix and its transpose, padded with `fill`; returns 0 without memory. */
+static int chain_prepare(Chain *c, double fill) {
     int64_t N = c->N, NP = c->NP = (N + VL - 1) / VL * VL;
     c->rows = c->cols = NULL;
     if (!c->constant) return 1;
     c->rows = simd_alloc(2 * N * NP);
     if (!c->rows) return 0;
     c->cols = c->rows + N * NP;
-    memset(c->rows, 0, (size_t)(2 * N * NP) * sizeof(double));
+    for (int64_t q = 0; q < 2 * N * NP; q++) c->rows[q] = fill;
     for (int64_t i = 0; i < N; i++)
         for (int64_t j = 0; j < N; j++) c->rows[i * NP + j] = c->cols[j * NP + i] = c->A[i * N + j];
     return 1;

@@ -11,6 +11,7 @@ the last filtered row, held as plain numbers, could not carry the sequence on wi
 sequence cut into blocks here would not equal the whole.
 """
 
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 
@@ -34,12 +35,13 @@ cdef extern from "dense_plan.h" nogil:
         double *xi_steps
         double *beta_out
 
-    int chain_prepare(Chain *c)
+    int chain_prepare(Chain *c, double fill)
     double *simd_alloc(int64_t doubles)
     int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
                 int64_t *status)
 
 cdef extern from "dense_viterbi.h" nogil:
+    int64_t viterbi_scratch(const Chain *c, int64_t T)
     double one_viterbi(const Chain *c, int64_t start, int64_t T, const double *ll, int64_t *path, double *scratch)
 
 cdef extern from "<string.h>" nogil:
@@ -207,8 +209,8 @@ def viterbi(const double[:, ::1] ll,            # IN (n, N)
     c = chain(N, log_initial, log_A, index)
     scratch = NULL
     with nogil:
-        if chain_prepare(&c):
-            scratch = simd_alloc((N + longest(offsets)) * c.NP)
+        if chain_prepare(&c, -INFINITY):
+            scratch = simd_alloc(viterbi_scratch(&c, longest(offsets)))
         if scratch != NULL:
             for s in range(m):
                 log_prob[s] = one_viterbi(&c, offsets[s], offsets[s + 1] - offsets[s], &ll[offsets[s], 0],

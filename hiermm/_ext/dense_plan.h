@@ -158,7 +158,7 @@ static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets,
                    int64_t *status) {
     Call call = {c, all, offsets, m, smooth, loglik, status, NULL};
     Entry *e = (Entry *)malloc((size_t)m * sizeof(Entry));
-    int enough = chain_prepare(c) && e;
+    int enough = chain_prepare(c, 0.0) && e;
     if (enough) {
         judge_entries(c, &call);
         for (int64_t s = 0; s < m; s++) e[s] = (Entry){offsets[s + 1] - offsets[s], s};

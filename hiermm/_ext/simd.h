@@ -101,6 +101,28 @@ INLINE double hmin(vd a) {
     return s;
 }
 
+/* First lane in which a mask is set, VL if there is none. */
+INLINE int vfirst(vi mask) {
+#if VL == 8 && defined(__AVX512DQ__)
+    return __builtin_ctz(_mm512_movepi64_mask((__m512i)mask) | 1u << VL);
+#elif VL == 4
+    return __builtin_ctz((unsigned)_mm256_movemask_pd((__m256d)mask) | 1u << VL);
+#else
+    int l = 0;
+    while (l < VL && !mask[l]) l++;
+    return l;
+#endif
+}
+
+/* The lowest byte of every lane. */
+INLINE void vstore_bytes(uint8_t *p, vi x) {
+#if VL == 8
+    _mm_storel_epi64((__m128i *)p, _mm512_cvtepi64_epi8((__m512i)x));
+#else
+    for (int l = 0; l < VL; l++) p[l] = (uint8_t)x[l];
+#endif
+}
+
 /* Transpose a VL x VL block in place. */
 INLINE void vtranspose(vd *r) {
 #if VL == 8
