@@ -1,75 +1,18 @@
-"""The flat-chain kernels against enumeration and plain log-space recursions, and where scaled recursions break."""
+"""The flat-chain kernels against enumeration and plain log-space recursions."""
 
 import itertools
 
 import numpy as np
 import pytest
-from oracles import enumerate_chain, log, log_chain, log_viterbi, per_step, random_chain
+from dense_calls import assert_sequence, available, forward, offsets_of, smooth
+from oracles import enumerate_chain, log, log_viterbi, per_step, random_chain
 
 from hiermm._ext import load
-
-VARIANTS = ["base", "v3", "v4"]
-
-
-def available():
-    from hiermm._ext import _cpu
-
-    return VARIANTS[: VARIANTS.index(_cpu.best()) + 1]
 
 
 @pytest.fixture(params=available())
 def dense(request):
     return load("dense", request.param)
-
-
-def offsets_of(lengths):
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def smooth(dense, ll, offsets, initial, A, index=None, alpha_in=None, beta_in=None, steps=True, alias=False):
-    n, N = ll.shape
-    ll = np.ascontiguousarray(ll)
-    gamma = ll if alias else np.full((n, N), np.nan)
-    out = {
-        "gamma": gamma,
-        "loglik": np.full(len(offsets) - 1, np.nan),
-        "status": np.full(len(offsets) - 1, 99),
-        "xi": np.zeros(A.shape),
-        "xi_steps": np.full((n, N, N), np.nan) if steps else None,
-        "beta_out": np.full(N, np.nan) if alpha_in is not None else None,
-    }
-    dense.smooth(ll, offsets, initial, A, index, alpha_in, beta_in, *out.values())
-    return out
-
-
-def forward(dense, ll, offsets, initial, A, index=None, alpha_in=None):
-    alpha = np.full(ll.shape, np.nan)
-    loglik, status = np.full(len(offsets) - 1, np.nan), np.full(len(offsets) - 1, 99)
-    dense.forward(np.ascontiguousarray(ll), offsets, initial, A, index, alpha_in, alpha, loglik, status)
-    return alpha, loglik, status
-
-
-REFERENCES = {}  # the same for every variant of the kernels
-
-
-def reference(initial, A, index, a, b, ll):
-    parts = (initial, A, np.zeros(0) if index is None else index, ll[a:b])
-    key = (a, b, *(hash(part.tobytes()) for part in parts))
-    if key not in REFERENCES:
-        REFERENCES[key] = log_chain(initial, per_step(A, index, a, b), ll[a:b])
-    return REFERENCES[key]
-
-
-def assert_sequence(out, filtered, s, offsets, initial, A, index, ll, tolerance):
-    """Sequence s of the kernels' answers equals the log-space reference; returns its counts by step."""
-    a, b = offsets[s], offsets[s + 1]
-    truth = reference(initial, A, index, a, b, ll)
-    np.testing.assert_allclose(out["loglik"][s], truth.loglik, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(out["gamma"][a:b], truth.gamma, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(filtered[a:b], truth.filtered, rtol=0, atol=tolerance)
-    if out["xi_steps"] is not None:
-        np.testing.assert_allclose(out["xi_steps"][a:b], truth.xi, rtol=0, atol=tolerance)
-    return truth.xi
 
 
 @pytest.mark.parametrize("N", [1, 2, 3])
@@ -182,150 +125,6 @@ def _later(A, index, ll, a, T):
         w = np.exp(ll[t]) * (per_step(A, index, t + 1, t + 2)[0] @ w)
         w /= w.sum()
     return w
-
-
-def extinct():
-    """The answer is -800.693: the state that the first step rules out is the one that the second needs."""
-    return np.array([0.5, 0.5]), np.eye(2)[None], np.array([[-800.0, 0.0], [0.0, -2000.0]])
-
-
-def test_extinct_state_is_redone_in_log_space(dense):
-    initial, A, ll = extinct()
-    out = smooth(dense, ll, offsets_of([2]), initial, A)
-    alpha, loglik, status = forward(dense, ll, offsets_of([2]), initial, A)
-    assert out["status"][0] == 1 and status[0] == 1 + 2
-    np.testing.assert_allclose([out["loglik"][0], loglik[0]], -800 - np.log(2), rtol=1e-14)
-    np.testing.assert_allclose(out["gamma"], [[1, 0], [1, 0]], rtol=0, atol=1e-15)
-    np.testing.assert_allclose(out["xi"][0], [[1, 0], [0, 0]], rtol=0, atol=1e-15)
-    np.testing.assert_allclose(alpha, [[0, 1], [1, 0]], rtol=0, atol=1e-15)
-
-
-@pytest.mark.parametrize("fill", [0, 3, 19])
-@pytest.mark.parametrize("alias", [False, True])
-def test_extinct_state_among_others_is_counted_once(dense, fill, alias):
-    """One sequence of many is redone; the sums and the rows of its neighbours are as without it."""
-    rng = np.random.default_rng(fill)
-    initial, A, bad = extinct()
-    rows = [2 * rng.standard_normal((2 + k % 4, 2)) for k in range(fill)]
-    rows.insert(fill // 2, bad)
-    ll, offsets = np.concatenate(rows), offsets_of([len(r) for r in rows])
-    out = smooth(dense, ll.copy(), offsets, initial, A, steps=not alias, alias=alias)
-    alpha, _, status = forward(dense, ll, offsets, initial, A)
-    xi = sum(assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-12).sum(0) for s in range(len(rows)))
-    np.testing.assert_allclose(out["xi"][0], xi, rtol=0, atol=1e-12)
-    assert out["status"][fill // 2] == 1 and out["status"].sum() == 1
-    assert (status & 1).tolist() == out["status"].tolist()
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_wild_ranges_and_zeros(dense, seed):
-    """Sparse chains, differences of hundreds of nats, impossible entries, tiny probabilities: exact or impossible."""
-    rng = np.random.default_rng(seed)
-    N, lengths = int(rng.integers(2, 7)), rng.integers(1, 9, size=int(rng.integers(1, 30)))
-    offsets, n = offsets_of(lengths), int(lengths.sum())
-    initial, A, ll = random_chain(
-        rng, N, n, concentration=rng.choice([0.003, 0.02, 1.0]), spread=rng.choice([1, 150, 600])
-    )
-    A[rng.random(A.shape) < 0.3] = 0
-    A[0, :, 0] += 1e-200
-    A /= A.sum(-1, keepdims=True)
-    initial[rng.random(N) < 0.3] = 0
-    initial[rng.integers(N)] += 0.5
-    initial /= initial.sum()
-    ll[rng.random(ll.shape) < 0.1] = -np.inf
-    out = smooth(dense, ll, offsets, initial, A)
-    alpha, loglik, status = forward(dense, ll, offsets, initial, A)
-    xi = np.zeros((N, N))
-    for s in range(len(lengths)):
-        part = slice(offsets[s], offsets[s + 1])
-        if out["status"][s] >= 0:
-            xi += assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-11).sum(0)
-            continue
-        t = -1 - out["status"][s]
-        assert status[s] == out["status"][s] and loglik[s] == out["loglik"][s] == -np.inf
-        assert not out["gamma"][part].any() and not alpha[part].any() and not out["xi_steps"][part].any()
-        with np.errstate(invalid="ignore"):
-            steps = np.repeat(A, lengths[s], axis=0)
-            assert log_chain(initial, steps[: t + 1], ll[part][: t + 1]).loglik == -np.inf
-            assert t == 0 or log_chain(initial, steps[:t], ll[part][:t]).loglik > -np.inf
-    np.testing.assert_allclose(out["xi"][0], xi, rtol=1e-11, atol=1e-11)
-    assert np.all(out["xi"][A == 0] == 0)
-
-
-def test_one_far_outlier_and_a_shift_of_all_states(dense):
-    rng = np.random.default_rng(0)
-    initial, A, ll = random_chain(rng, 4, 50)
-    plain = smooth(dense, ll, offsets_of([50]), initial, A)
-    ll[20] -= 800
-    ll[30] += 1e5
-    shifted = smooth(dense, ll, offsets_of([50]), initial, A)
-    np.testing.assert_allclose(shifted["loglik"], plain["loglik"] - 800 + 1e5, rtol=1e-13)
-    np.testing.assert_allclose(shifted["gamma"], plain["gamma"], rtol=0, atol=1e-12)
-    ll[25] = [-1e5, -1e6, -2e6, -3e6]
-    outlier = smooth(dense, ll, offsets_of([50]), initial, A)
-    truth = log_chain(initial, np.repeat(A, 50, axis=0), ll)
-    np.testing.assert_allclose(outlier["loglik"], truth.loglik, rtol=1e-13)
-    np.testing.assert_allclose(outlier["gamma"], truth.gamma, rtol=0, atol=1e-9)
-    assert outlier["status"][0] == 0
-
-
-def test_left_right_chain_keeps_its_zeros(dense):
-    N, T = 6, 40
-    rng = np.random.default_rng(1)
-    A = (0.8 * np.eye(N) + 0.2 * np.eye(N, k=1))[None]
-    A[0, -1, -1] = 1
-    initial, ll = np.eye(N)[0], 3 * rng.standard_normal((20 * T, N))
-    offsets = offsets_of([T] * 20)
-    out = smooth(dense, ll, offsets, initial, A)
-    alpha, _, _ = forward(dense, ll, offsets, initial, A)
-    for s in range(20):
-        assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-12)
-    assert not out["status"].any()
-    assert np.all(out["xi"][A == 0] == 0) and np.all(alpha[0::T, 1:] == 0) and np.all(out["gamma"][0::T, 1:] == 0)
-
-
-def test_states_out_of_reach_do_not_disturb_the_way_back(dense):
-    """The unreachable state explains the data better by 100 nats a step; it must not push the others out of range."""
-    initial, A = np.array([1.0, 0.0, 0.0]), np.array([[[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1.0]]])
-    ll = np.random.default_rng(2).standard_normal((20 * 60, 3))
-    ll[:, 2] += 100
-    offsets = offsets_of([60] * 20)
-    out = smooth(dense, ll, offsets, initial, A)
-    alpha, _, _ = forward(dense, ll, offsets, initial, A)
-    for s in range(20):
-        assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-12)
-    assert not out["status"].any() and np.all(out["gamma"][:, 2] == 0)
-
-
-def test_impossible_steps_are_named(dense):
-    rng = np.random.default_rng(3)
-    initial, A, ll = random_chain(rng, 3, 30)
-    ll[14] = -np.inf  # step 4 of sequence 1
-    out = smooth(dense, ll, offsets_of([10, 10, 10]), initial, A)
-    assert out["status"].tolist() == [0, -5, 0] and out["loglik"][1] == -np.inf
-    assert not out["gamma"][10:20].any() and not out["xi_steps"][10:20].any()
-    assert abs(out["xi"].sum() - 18) < 1e-12
-    path, score = np.empty(30, np.int64), np.empty(3)
-    dense.viterbi(ll, offsets_of([10, 10, 10]), log(initial), log(A), None, path, score)
-    assert (
-        score[1] == -np.inf
-        and np.all(path[10:20] == -1)
-        and np.all(path[:10] >= 0)
-        and np.isfinite(score[[0, 2]]).all()
-    )
-
-
-def test_later_rows_can_make_a_block_impossible(dense):
-    initial, A, ll = np.array([1.0, 0.0]), np.eye(2)[None], np.zeros((3, 2))
-    out = smooth(dense, ll, offsets_of([3]), initial, A, beta_in=np.array([0.0, 1.0]))
-    assert out["status"][0] == -4 and not out["gamma"].any() and not out["xi"].any()
-
-
-def test_forward_says_when_plain_numbers_cannot_carry_on(dense):
-    initial, A, ll = extinct()
-    assert forward(dense, ll[:1], offsets_of([1]), initial, A)[2][0] == 2
-    assert forward(dense, ll[:1], offsets_of([1]), initial, np.full((1, 2, 2), 0.5))[2][0] == 0
-    assert forward(dense, np.zeros((1, 2)), offsets_of([1]), np.array([1.0, 0.0]), A)[2][0] == 0
 
 
 @pytest.mark.parametrize("N", [1, 2, 3, 7, 8, 9, 16, 27, 64, 70])

@@ -4,6 +4,7 @@
 
 #include "dense_lanes.h"
 #include "dense_one.h"
+#include "dense_steps.h"
 
 /* A call: the packed arrays of all sequences, and where the results of each go. */
 typedef struct {
@@ -81,28 +82,69 @@ static int worth_lanes(const Chain *c, const Entry *e, int64_t count, int NV) {
     return (double)steps >= (c->N < 24 ? 0.3 : 0.75) * (double)(VL * NV * e[0].T);
 }
 
-/* Sequences e[0 .. count) side by side; the doubtful ones again alone. Returns 0 without memory. */
-static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV, int keep) {
-    int64_t N = call->c->N, rows = kept_rows(N, NV, e[0].T), segments = (e[0].T + rows - 1) / rows;
+/* Put sequences e[0 .. count) into the lanes. */
+static void fill_lanes(const Call *call, Group *g, const Entry *e, int64_t count) {
     g->lanes = (int)count;
     for (int l = 0; l < MAX_LANES; l++) {
-        int64_t start = l < count ? call->offsets[e[l].s] * N : 0;
+        int64_t start = l < count ? call->offsets[e[l].s] * call->c->N : 0;
         g->T[l] = l < count ? e[l].T : 0;
         g->ll[l] = call->all->ll + start;
         g->gamma[l] = call->all->gamma ? call->all->gamma + start : NULL;
         g->doubtful[l] = l >= count;
     }
-    g->alpha = g->lik + rows * N * NV;
-    g->work = g->alpha + rows * N * NV;
-    g->marks = g->work + (BLOCK + 2) * N * NV;
-    g->spare = (double *)(g->marks + segments * (N + 1) * NV);
-    lanes_group(NV, g, call->smooth, keep);
+}
+
+/* What the lanes found; the doubtful sequences again alone. Returns 0 without memory. */
+static int empty_lanes(Call *call, const Group *g, const Entry *e, int64_t count) {
     for (int l = 0; l < count; l++) {
         call->loglik[e[l].s] = g->loglik[l];
         call->status[e[l].s] = FINE;
         if (g->doubtful[l] && !run_alone(call, e[l].s)) return 0;
     }
     return 1;
+}
+
+/* Sequences e[0 .. count) side by side under a constant matrix. Returns 0 without memory. */
+static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV, int keep) {
+    int64_t N = call->c->N, rows = kept_rows(N, NV, e[0].T), segments = (e[0].T + rows - 1) / rows;
+    fill_lanes(call, g, e, count);
+    g->alpha = g->lik + rows * N * NV;
+    g->work = g->alpha + rows * N * NV;
+    g->marks = g->work + (BLOCK + 2) * N * NV;
+    g->spare = (double *)(g->marks + segments * (N + 1) * NV);
+    lanes_group(NV, g, call->smooth, keep);
+    return empty_lanes(call, g, e, count);
+}
+
+/* Smoothing of short rows under a matrix a step; returns 0 without memory. */
+static int run_steps(Call *call, Entry *e) {
+    const Chain *c = call->c;
+    int64_t N = c->N, size = N * N;
+    Steps s = {.g = {.c = c}, .xi = call->all->xi, .xi_steps = call->all->xi_steps};
+    qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
+    double *scratch = simd_alloc(steps_scratch(N, e[0].T) * VL);
+    int enough = scratch != NULL;
+    s.matrices = (vd *)scratch;
+    s.joint = s.matrices + BLOCK * size;
+    s.rows = (double *)(s.joint + BLOCK * size);
+    s.g.work = s.joint + 2 * BLOCK * size;
+    s.g.spare = (double *)(s.g.work + N);
+    s.g.lik = (vd *)(s.g.spare + MAX_LANES * BLOCK * N);
+    s.g.alpha = s.g.lik + (e[0].T + BLOCK - 1) / BLOCK * BLOCK * N;
+    for (int64_t k = 0, count; enough && k < call->m; k += count) {
+        count = call->m - k < VL ? call->m - k : VL;
+        if (worth_lanes(c, e + k, count, 1)) {
+            fill_lanes(call, &s.g, e + k, count);
+            for (int l = 0; l < VL; l++) s.start[l] = l < count ? call->offsets[e[k + l].s] : 0;
+            steps_group(&s);
+            enough = empty_lanes(call, &s.g, e + k, count);
+        } else {
+            count = 1;
+            enough = run_alone(call, e[k].s);
+        }
+    }
+    free(scratch);
+    return enough;
 }
 
 /* Everything under one constant matrix; returns 0 without memory. */
@@ -163,6 +205,7 @@ static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets,
         judge_entries(c, &call);
         for (int64_t s = 0; s < m; s++) e[s] = (Entry){offsets[s + 1] - offsets[s], s};
         if (c->constant && m > 1 && !all->xi_steps) enough = run_side_by_side(&call, e);
+        else if (smooth && m > 1 && c->N > 1 && c->N <= STEPS_MOST) enough = run_steps(&call, e);
         else
             for (int64_t s = 0; s < m && enough; s++) enough = run_alone(&call, s);
     }

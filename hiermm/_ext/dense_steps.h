@@ -1,0 +1,143 @@
+/* Scaled smoothing of many sequences side by side, as in dense_lanes.h, where every step has a matrix of its own and
+ * the states are few: the matrices are transposed into the lanes block by block, and the expected moves of every step
+ * out of them. */
+#ifndef HIERMM_DENSE_STEPS_H
+#define HIERMM_DENSE_STEPS_H
+
+#include "dense_lanes.h"
+
+enum { STEPS_MOST = 6 }; /* states up to which this beats one sequence at a time */
+
+typedef struct {
+    Group g;                  /* lik and alpha keep all rows; no segments */
+    int64_t start[VL];        /* packed row at which each lane begins */
+    double *xi, *xi_steps;    /* as in Run, of the packed arrays */
+    vd *matrices, *joint;     /* (BLOCK, K, K) each */
+    double *rows;             /* (VL, BLOCK, K, K) */
+} Steps;
+
+/* Matrices of steps t0 .. t0 + BLOCK - 1 of every lane, transposed to (BLOCK, K, K); zeros behind the end. */
+static void gather_matrices(int64_t K, Steps *s, int64_t t0) {
+    const Chain *c = s->g.c;
+    int64_t size = K * K;
+    for (int l = 0; l < VL; l++) {
+        double *rows = s->rows + l * BLOCK * size;
+        int64_t count = s->g.T[l] - t0;
+        for (int64_t r = 0; r < BLOCK; r++) {
+            if (r < count && t0 + r) memcpy(rows + r * size, step_matrix(c, s->start[l] + t0 + r), size * sizeof(double));
+            else memset(rows + r * size, 0, (size_t)size * sizeof(double));
+        }
+    }
+    for (int64_t q = 0; q < BLOCK * size; q += VL) {
+        vd x[VL];
+        for (int l = 0; l < VL; l++) x[l] = vload(s->rows + l * BLOCK * size + q);
+        vtranspose(x);
+        for (int l = 0; l < VL; l++) s->matrices[q + l] = x[l];
+    }
+}
+
+/* The block's expected moves to the caller: rows of xi_steps, sums by matrix in xi. */
+static void scatter_moves(int64_t K, Steps *s, int64_t t0) {
+    const Chain *c = s->g.c;
+    int64_t size = K * K;
+    for (int64_t q = 0; q < BLOCK * size; q += VL) {
+        vd x[VL];
+        for (int l = 0; l < VL; l++) x[l] = s->joint[q + l];
+        vtranspose(x);
+        for (int l = 0; l < VL; l++) vstore(s->rows + l * BLOCK * size + q, x[l]);
+    }
+    for (int l = 0; l < s->g.lanes; l++) {
+        int64_t k = s->start[l] + t0, count = s->g.T[l] - t0 < BLOCK ? s->g.T[l] - t0 : BLOCK;
+        const double *rows = s->rows + l * BLOCK * size;
+        if (s->g.doubtful[l] || count <= 0) continue;
+        if (s->xi_steps) memcpy(s->xi_steps + k * size, rows, (size_t)(count * size) * sizeof(double));
+        for (int64_t r = 0; s->xi && r < count; r++) {
+            double *sum = s->xi + matrix_of(c, k + r) * size;
+            for (int64_t q = 0; q < size; q++) sum[q] += rows[r * size + q];
+        }
+    }
+}
+
+/* Forward pass; all rows stay in lik and alpha. */
+INLINE void steps_forward(const int K, Steps *s, Pass *p) {
+    Group *g = &s->g;
+    const Chain *c = g->c;
+    for (int64_t t = 0; t < g->T[0]; t++) {
+        vd *b = g->lik + t * K, *a = g->alpha + t * K, *M = s->matrices + t % BLOCK * K * K, total;
+        if (t % BLOCK == 0) {
+            gather(K, 1, g, t, b);
+            gather_matrices(K, s, t);
+        }
+        lane_likelihoods(K, 1, b, p->shift);
+        for (int j = 0; j < K; j++) {
+            vd mass = vset(t ? 0.0 : c->initial[j]);
+            for (int i = 0; t && i < K; i++) mass += a[i - K] * M[i * K + j];
+            mass *= p->scale[0];
+            if (t && !c->positive) p->least[0] = vmin(p->least[0], mass);
+            a[j] = mass * b[j];
+        }
+        total = state_sum(K, 1, a, 0);
+        p->smallest[0] = vmin(p->smallest[0], total);
+        if (p->ending >= 0 && g->T[p->ending] == t + 1) lanes_end(g, p, t, &total);
+        p->scale[0] = vscale(total, &p->exponent[0]);
+    }
+}
+
+/* Backward pass: rows of gamma and, if wanted, expected moves to the caller. */
+INLINE void steps_backward(const int K, Steps *s) {
+    Group *g = &s->g;
+    const Back back = back_start(g, 1, K);
+    vd beta[STEPS_MOST], w[STEPS_MOST], ignored = {};
+    for (int j = 0; j < K; j++) beta[j] = vset(1.0);
+    for (int64_t t = g->T[0] - 1; t >= 0; t--) {
+        int64_t r = t % BLOCK;
+        if (r == BLOCK - 1 || t == g->T[0] - 1) gather_matrices(K, s, t - r);
+        vd *b = g->lik + t * K, *a = g->alpha + t * K, *M = s->matrices + r * K * K, *joint = s->joint + r * K * K;
+        vi inside = vset((double)t) < back.last[0]; /* a step of the same sequence follows */
+        vd evidence = {}, sum = {};
+        for (int j = 0; j < K; j++) {
+            vd x = vselect(inside, beta[j], vset(1.0));
+            w[j] = b[j] * x;
+            b[j] = a[j] * x;
+            evidence += b[j];
+            sum += w[j];
+        }
+        vd norm = vset(1.0) / evidence, scale = vscale(sum, &ignored), before = {};
+        for (int j = 0; j < K; j++) {
+            b[j] *= norm;
+            w[j] *= scale;
+        }
+        for (int i = 0; t && i < K; i++) {
+            beta[i] = (vd){};
+            for (int j = 0; j < K; j++) beta[i] += joint[i * K + j] = M[i * K + j] * w[j];
+            before += a[i - K] * beta[i];
+        }
+        norm = vset(1.0) / before;
+        for (int i = 0; t && i < K; i++)
+            for (int j = 0; j < K; j++) joint[i * K + j] *= a[i - K] * norm;
+        if (!t) memset(joint, 0, (size_t)(K * K) * sizeof(vd)); /* no move leads into the first step */
+        if (r) continue;
+        scatter(K, 1, g, t, b);
+        if (s->xi || s->xi_steps) scatter_moves(K, s, t);
+    }
+}
+
+/* Scratch in vectors for sequences of up to T steps. */
+static int64_t steps_scratch(int64_t K, int64_t T) {
+    int64_t rows = (T + BLOCK - 1) / BLOCK * BLOCK;
+    return 2 * rows * K + 3 * BLOCK * K * K + K + MAX_LANES * BLOCK * K / VL;
+}
+
+#define STEPS_OF(K) \
+    case K: \
+        steps_forward(K, s, &pass); \
+        steps_backward(K, s); \
+        break;
+/* A group of up to VL sequences. */
+static void steps_group(Steps *s) {
+    Pass pass = {.ending = s->g.lanes - 1};
+    pass.scale[0] = pass.least[0] = pass.smallest[0] = vset(1.0);
+    switch (s->g.c->N) { STEPS_OF(2) STEPS_OF(3) STEPS_OF(4) STEPS_OF(5) STEPS_OF(6) }
+}
+
+#endif
