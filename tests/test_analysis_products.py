@@ -92,6 +92,12 @@ def test_a_million_stochastic_factors_keep_their_sums(rng):
     assert np.abs(total.matrix.sum(axis=0) - 1).max() < 1e-12
 
 
+def test_rounding_of_given_sums_does_not_add_up(rng):
+    """Columns that sum to 1 + 1e-9 are accepted; a thousand factors would make that 1e-6."""
+    ops = Operators.from_arrays(random_chain(rng, 1000, 3) * (1 + 1e-9))
+    assert np.abs(an.product(ops, 0, 1000).matrix.sum(axis=0) - 1).max() < 1e-12
+
+
 def test_a_million_factors_neither_underflow_nor_overflow(rng):
     for size in [1e-200, 1e200]:
         ops = jacobians(size * np.eye(2))
@@ -147,12 +153,15 @@ def test_singular_values_are_geometric_means_over_starts(rng):
     np.testing.assert_allclose(got[0], np.exp(np.mean(logs, axis=0)), rtol=1e-10)
 
 
-def test_saturated_rows_are_not_lost():
-    """A saturated unit has a row of 1e-30 in the Jacobian: small, but not zero."""
-    mix = np.array([[1.0, 2.0], [3.0, -1.0]])
-    matrices = np.repeat((np.diag([1, 1e-30]) @ mix)[None], 3, axis=0)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_saturated_rows_are_not_lost(rng, place):
+    """A saturated unit has a row of 1e-30 in the Jacobian: small, but not zero, wherever it stands."""
+    mix, slopes = rng.normal(size=(3, 3)), np.ones(3)
+    slopes[place] = 1e-30
+    matrices = np.repeat((slopes[:, None] * mix)[None], 3, axis=0)
     got = an.singular_values(jacobians(matrices), [3], log=True)[0]
-    np.testing.assert_allclose(got.sum(), 3 * (np.log(7) + np.log(1e-30)), rtol=1e-13)
+    log_det = np.linalg.slogdet(mix)[1] + np.log(1e-30)
+    np.testing.assert_allclose(got.sum(), 3 * log_det, rtol=1e-13)
     assert got[0] == pytest.approx(np.log(np.linalg.norm(np.linalg.matrix_power(matrices[0], 3), 2)), abs=1e-10)
 
 
@@ -212,6 +221,17 @@ def test_zero_and_defective_eigenvalues():
     with pytest.warns(an.DefectiveWarning):
         got = an.eigenvalues(jacobians(turned @ jordan.matrices[0] @ np.linalg.inv(turned)), [1])
     np.testing.assert_allclose(np.abs(got), 0.5, atol=1e-7)
+
+
+def test_zeros_among_other_eigenvalues(rng):
+    """A matrix of rank two in four dimensions, exactly, without a zero entry."""
+    matrix = rng.integers(1, 9, size=(4, 2)) @ rng.integers(1, 9, size=(2, 4)).astype(float)
+    ops = jacobians(matrix)
+    got = an.eigenvalues(ops, [1, 3])
+    assert np.array_equal(got[:, 2:], np.zeros((2, 2)))
+    assert (np.abs(got[:, :2]) > 0).all()
+    np.testing.assert_allclose(got[0].sum(), np.trace(matrix), rtol=1e-12)
+    assert np.array_equal(np.isneginf(an.lyapunov(ops).exponents), [False, False, True, True])
 
 
 def test_eigenvalues_of_varying_products(rng):
