@@ -237,7 +237,7 @@ def _rows():
                 label = group.replace("RNN", f"RNN {LETTERS[n]}")
                 yield Contestant(f"rnn-{solver}-{n}{suffix}", label, "network", n, group, fit)
     yield Contestant("guessing", "random guessing", "guessing", 1, "random guessing", guessing)
-    for start, family in [("random", "chain"), ("latched", "remedy")]:
+    for start, family in [("random", "chain"), ("patient", "remedy"), ("latched", "remedy")]:
         suffix, group = "" if start == "random" else f"-{start}", f"chains, {start} start"
         yield Contestant(f"iohmm{suffix}", f"IOHMM, {start} start", family, 1, group, chain(1, start))
         for coupling, way in [("slower", "slow steers fast"), ("faster", "fast steers slow")]:
@@ -250,7 +250,6 @@ def _rows():
         label, fit = f"IOHMM, start dwells {dwell} steps", chain(1, "latched", dwell=dwell)
         yield Contestant(f"iohmm-dwell-{dwell}", label, "remedy", 1, "chains, dwelling start", fit)
     for name, label, n, fit in [
-        ("iohmm-patient", "IOHMM, ten times the iterations", 1, chain(1, "patient")),
         ("iohmm-restarts", "IOHMM, best of 10 starts", 1, chain(1, "restarts")),
         ("iohmm-tempered", "IOHMM, deterministic annealing", 1, chain(1, "tempered")),
         ("sticky-2-annealed", "MultiscaleIOHMM 2, sticky, w annealed", 2, chain(2, "annealed")),

@@ -8,6 +8,7 @@ import numpy as np
 from hiermm.experiments.contestants import CONTESTANTS, DWELLS, LETTERS
 
 # Panels: title and the rows in it.
+STARTS = {"": "random start", "-patient": "ten times the iterations", "-latched": "latched start"}
 CHAINS = ("iohmm", "sticky-2", "sticky-3", "periodic-2", "periodic-3")
 PANELS = {
     **{
@@ -21,13 +22,12 @@ PANELS = {
         f"chains, {words}, {way} levels steer": [
             f"{name}{'' if name == 'iohmm' else '-' + coupling}{suffix}" for name in CHAINS
         ]
-        for suffix, words in (("", "random start"), ("-latched", "latched start"))
+        for suffix, words in STARTS.items()
         for coupling, way in (("slower", "slow"), ("faster", "fast"))
     },
     "IOHMM, starts that dwell": ["iohmm", *(f"iohmm-dwell-{dwell}" for dwell in DWELLS), "iohmm-latched"],
     "baseline": ["guessing"],
     "chains, other remedies": [
-        "iohmm-patient",
         "iohmm-restarts",
         "iohmm-tempered",
         "sticky-2-annealed",
@@ -71,7 +71,7 @@ def _short(row, title):
         n = CONTESTANTS[row].n_scales
         return f"{n} scale{'s' if n > 1 else ''}"
     words = row.replace("iohmm", "IOHMM").replace("guessing", "random guessing").split("-")
-    said = ("slower", "faster") if "latched" not in title else ("slower", "faster", "latched")
+    said = ("slower", "faster") if "dwell" in title else ("slower", "faster", "latched", "patient")
     return " ".join(word for word in words if word not in said)
 
 
