@@ -20,7 +20,8 @@ class _HMMFamily(MarkovModel):
         return tags
 
     def _read(self, X, y, lengths, emission, reset=False):
-        text = emission.discrete and np.asarray(X[0] if isinstance(X, (list, tuple)) else X).dtype.kind in "OUS"
+        parts = X if isinstance(X, (list, tuple)) else [X]
+        text = emission.discrete and any(np.asarray(part).dtype.kind in "OUS" for part in parts)
         sequences = observations(X, lengths, labels=text)
         self._check_features(X, sequences.outputs.shape[1], reset)
         if not text:
@@ -179,14 +180,14 @@ class _IOHMMFamily(MarkovModel):
         if transitions.emit is not None:
             member = np.equal.outer(transitions.emit, np.arange(parameters.emission.n_states)).astype(float)
             states = states @ member
-        cuts = range(0, sequences.n_steps, BLOCK)
-        return np.concatenate(
-            [
-                np.einsum("tn,tnd->td", states[lo : lo + BLOCK], by_state(inputs, len(inputs)))
-                for lo in cuts
-                for inputs in [sequences.inputs[lo : lo + BLOCK]]
-            ]
-        )
+        parts = []
+        for lo in range(0, sequences.n_steps, BLOCK):
+            weights, inputs = states[lo : lo + BLOCK], sequences.inputs[lo : lo + BLOCK]
+            values = by_state(inputs, len(inputs))
+            if not np.isfinite(values).all():  # rates beyond the range of a float, maybe in states that cannot be
+                values = np.where(weights[:, :, None] > 0, values, 0.0)
+            parts.append(np.einsum("tn,tnd->td", weights, values))
+        return np.concatenate(parts)
 
     def sample(self, X, *, random_state=None):
         """Draw outputs along the inputs X.
@@ -201,6 +202,8 @@ class _IOHMMFamily(MarkovModel):
         outputs : ndarray of shape (T,) for class labels, (T, D) otherwise; in the form of X
         states : ndarray of shape (T,); in the form of X
         """
+        if np.ndim(X) == 0 and not hasattr(X, "__len__"):
+            raise ValueError(f"{type(self).__name__} draws outputs along inputs: give X, not a number of steps.")
         sequences = self._read_inputs(X, None)
         outputs, states = self._draw(sequences, random_state)
         if self.emission_.discrete:

@@ -183,7 +183,7 @@ def _numbers(array, name):
 def _pack(X, lengths, missing, labels=False):
     """Return (packed (n, P), offsets, form) of X in any accepted form, values checked."""
     options = {
-        "dtype": None if labels else np.float64,
+        "dtype": object if labels else np.float64,  # as text, numpy would turn a NaN among words into "nan"
         "order": "C",
         "ensure_all_finite": False,
         "ensure_min_features": int(missing),

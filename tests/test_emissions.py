@@ -309,4 +309,4 @@ def test_make():
     given = Gaussian("full")
     assert make(given) is not given and make(given).covariance == "full"
     fitted = normal_emission(Gaussian, "diag", rng(46), 2, 1, 0)
-    assert make(fitted) is fitted
+    assert fitted.is_fitted and not make(fitted).is_fitted

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import hiermm.expectation
 from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
-from hiermm.emissions import Categorical, Gaussian, LinearGaussian, Logistic, Poisson, Product
+from hiermm.emissions import Categorical, Gaussian, LinearGaussian, Logistic, Poisson, PoissonRegression, Product
 from hiermm.expectation import ImpossibleObservation
 
 TRUE_A = np.array([[0.95, 0.05, 0.0], [0.0, 0.9, 0.1], [0.2, 0.0, 0.8]])
@@ -409,6 +409,28 @@ def test_hmm_of_words():
         model.score(np.array([["z"]], dtype=object))
 
 
+def test_hmm_of_words_some_missing():
+    words, nothing = np.array([["a"], ["b"], ["a"]]), np.full((2, 1), np.nan)
+    for X in [[nothing, words], [words, nothing], [words, np.array([[None], [np.nan]], dtype=object)]]:
+        model = quiet(HMM(2, emission="categorical", random_state=0, max_iter=3), X)
+        assert model.classes_.tolist() == ["a", "b"]
+        assert model.score(X) == pytest.approx(model.score([words]), rel=1e-12)
+
+
+def test_rates_beyond_range_in_states_that_cannot_be():
+    emission = PoissonRegression.from_parameters(coef=[[[1.0]], [[800.0]]], intercept=[[0.0], [0.0]])
+    stay = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
+    model = IOHMM.from_parameters(initial=[1, 0], coef=np.zeros((2, 2, 1)), intercept=stay, emission=emission)
+    np.testing.assert_allclose(model.predict(np.array([[0.0], [1.0]])), [1, np.e], rtol=1e-14)
+
+
+def test_a_new_fit_is_not_bound_by_known_parameters():
+    narrow = gaussian_model(1)
+    wide = np.random.default_rng(0).normal(size=(50, 2))
+    assert quiet(narrow.set_params(max_iter=1), wide).emission_.means_.shape == (3, 2)
+    assert narrow.emission.means_.shape == (3, 1)
+
+
 def test_predict_looks_at_inputs_only(driven):
     u = driven[0]
     model = driven_model()
@@ -496,6 +518,8 @@ REFUSED = [
     (HMM(2, max_iter=0), "max_iter"),
     (HMM(2, tol=-1), "tol"),
     (HMM(2, emission="gauss"), "gauss"),
+    (HMM(2, emission=Categorical(2.5)), "n_symbols must be None or an integer"),
+    (IOHMM(2, emission=Logistic(0)), "n_symbols"),
     (IOHMM(2, alpha=-1.0), "alpha must be finite and at least 0, got -1.0"),
     (MultiscaleIOHMM((2, 2), alpha=np.inf), "alpha must be"),
     (MultiscaleHMM((2, 2), timescales=(16, 1.5), clock="periodic"), r"timescales\[1\] = 1.5: .* whole numbers"),
@@ -547,6 +571,8 @@ def test_bad_parameters_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             IOHMM.from_parameters(initial=[0.5, 0.5], coef=np.zeros((2, 2, 1)), intercept=half, emission=unknown)
+    with pytest.raises(ValueError, match="give X, not a number of steps"):
+        driven_model().sample(5)
     with pytest.raises(NotFittedError):
         HMM(2).score(np.zeros((3, 1)))
     with pytest.raises(ValueError, match="nothing to learn"):

@@ -34,13 +34,13 @@ __all__ = [
 
 
 def make(emission):
-    """Return `emission` as an `Emission` object.
+    """Return an `Emission` object of its own, without parameters, to start from.
 
     Parameters
     ----------
     emission : str or Emission
-        A name (see `NAMES`), which gives the class with its default arguments, or an object. An object is returned as
-        it is if it is fitted, otherwise cloned, so that models never share an emission that they might look into.
+        A name (see `NAMES`), which gives the class with its default arguments, or an object, which is cloned: models
+        never share an emission, and known parameters do not bind a new fit to the shape of the old data.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def make(emission):
     Poisson()
     """
     if isinstance(emission, Emission):
-        return emission if emission.is_fitted else clone(emission)
+        return clone(emission)
     if isinstance(emission, str) and emission in NAMES:
         return NAMES[emission]()
     raise ValueError(f"emission must be an Emission or one of {', '.join(NAMES)}; got {emission!r}")

@@ -26,6 +26,8 @@ def check_symbols(name, outputs, n_symbols):
 
     `n_symbols` None sets no upper limit.
     """
+    if n_symbols is not None and (not isinstance(n_symbols, (int, np.integer)) or n_symbols < 1):
+        raise ValueError(f"{name}: n_symbols must be None or an integer of at least 1, got {n_symbols!r}")
     if outputs.shape[1] != 1:
         raise ValueError(f"{name}: symbols come in one column, got {outputs.shape[1]}; use Product for several")
     bad = first_bad(outputs, (outputs >= 0) & (outputs == np.floor(outputs)))

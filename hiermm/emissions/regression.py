@@ -8,7 +8,8 @@ import numpy as np
 
 from hiermm import newton
 from hiermm._ext import load
-from hiermm.emissions.base import Emission, as_parameter, check_at_least, column_scale, first_bad, start_sample
+from hiermm.emissions.base import Emission, as_parameter, check_at_least, column_scale, start_sample
+from hiermm.emissions.discrete import check_symbols
 
 softmax = load("softmax")
 
@@ -171,16 +172,9 @@ class Logistic(Regression):
         return N * (M - 1) * (P + 1)
 
     def check(self, outputs, inputs):
-        """Raise ValueError, naming row and column, unless `outputs` is one column of codes 0..M-1 or NaN."""
+        """Raise ValueError, naming row and symbol, unless `outputs` is one column of codes 0..M-1 or NaN."""
+        check_symbols("Logistic", outputs, self.intercept_.shape[1] if self.is_fitted else self.n_symbols)
         super().check(outputs, inputs)
-        if outputs.shape[1] != 1:
-            raise ValueError(f"Logistic: the outputs have {outputs.shape[1]} columns, expected one of symbol codes")
-        M = self.intercept_.shape[1] if self.is_fitted else self.n_symbols
-        good = (outputs >= 0) & (outputs == np.floor(outputs)) & (outputs < (np.inf if M is None else M))
-        bad = first_bad(outputs, good)
-        if bad is not None:
-            wanted = "a symbol code 0, 1, ..." if M is None else f"a symbol code 0..{M - 1}"
-            raise ValueError(f"Logistic: outputs[{bad[0]}, {bad[1]}] = {outputs[bad]:g} is not {wanted}")
 
     def initialise(self, outputs, inputs, n_states, rng):
         """Return a start: one regression fitted to all data, then a random copy of it for every state.
