@@ -106,3 +106,13 @@ def test_default_build_runs_on_every_machine():
     setup = Path(__file__).parent.parent / "setup.py"
     text = setup.read_text(encoding="utf-8")
     assert "native" not in text and "-ffast-math" not in text and "-Ofast" not in text
+
+
+def test_the_example_of_the_readme_runs(tmp_path):
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(example.strip().splitlines()) <= 24, "the README promises some twenty lines"
+    lines = output(example, tmp_path, PYTHONWARNINGS="error").splitlines()
+    scores = [float(number) for number in re.findall(r"-?\d+\.\d+", lines[0])]
+    assert scores[1] > scores[0] + 0.5, "an IOHMM that is told the hour before predicts far better"
+    assert [line.split(":")[0] for line in lines[1:]] == ["HMM", "IOHMM"]
