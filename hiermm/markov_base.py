@@ -371,6 +371,10 @@ class MarkovModel(BaseEstimator):
         matrices = chain.joint(sequences.inputs[steps > 0], steps[steps > 0])
         return Operators(matrices.transpose(0, 2, 1), offsets)
 
+    def initial_distribution(self):
+        """Return the joint distribution of the first state, shape (N,)."""
+        return self._parameters().chain.joint_initial
+
     def credit_sources(self, X, y=None, *, lengths=None):
         """Return the gradient of each step's log-likelihood with respect to the predicted state distribution.
 
