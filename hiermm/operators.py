@@ -7,7 +7,7 @@ import numpy as np
 KINDS = ("stochastic", "jacobian")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operators:
     """The one-step maps M_t: delta_t = M_t delta_{t-1} for a small change delta of the state.
 
@@ -58,12 +58,18 @@ class Operators:
             if len(matrices) == 0:
                 raise ValueError("a chain that repeats for ever needs at least one matrix.")
         else:
-            offsets = np.asarray(self.offsets, dtype=np.int64)
-            if offsets.ndim != 1 or len(offsets) < 2 or offsets[0] != 0 or (np.diff(offsets) < 0).any():
-                raise ValueError("offsets must be non-decreasing step counts that start with 0.")
+            offsets = np.asarray(self.offsets)
+            if (
+                offsets.dtype.kind not in "iu"
+                or offsets.ndim != 1
+                or len(offsets) < 2
+                or offsets[0] != 0
+                or (np.diff(offsets) < 0).any()
+            ):
+                raise ValueError("offsets must be non-decreasing whole numbers of steps that start with 0.")
             if offsets[-1] > 0 and len(matrices) == 0:
                 raise ValueError(f"offsets ask for {offsets[-1]} maps but there is no matrix.")
-            object.__setattr__(self, "offsets", offsets)
+            object.__setattr__(self, "offsets", offsets.astype(np.int64))
         self._check_values()
 
     def _check_values(self):
@@ -87,13 +93,21 @@ class Operators:
         matrices : array-like of shape (n, n) or (L, n, n)
             Column convention, see the class.
         offsets : array-like of shape (n_runs + 1,), optional
-            Where runs begin and end; None: all matrices are one run.
+            Where runs begin and end, up to L; None: all matrices are one run. For a 2-D array runs of any length, all
+            of the same matrix.
         dt, kind
             As in the class.
+
+        Raises
+        ------
+        ValueError
+            As the class does, and if runs of a 3-D array do not end with its last matrix.
         """
         matrices = np.asarray(matrices, dtype=np.float64)
         if matrices.ndim == 2:
-            return cls(matrices[None], None, dt, kind)
+            return cls(matrices[None], offsets, dt, kind)
+        if offsets is not None and np.size(offsets) and np.ravel(offsets)[-1] != len(matrices):
+            raise ValueError(f"offsets end at {np.ravel(offsets)[-1]} but there are {len(matrices)} matrices.")
         return cls(matrices, np.array([0, len(matrices)]) if offsets is None else offsets, dt, kind)
 
     @property

@@ -8,7 +8,7 @@ from sklearn.utils import check_array
 BLOCK = 1 << 16  # rows looked at together when values are checked, so that a check never copies the data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sequences:
     """Independent sequences, packed one after the other.
 

@@ -271,6 +271,7 @@ REFUSED = [
         lambda: normal_emission(LinearGaussian, "diag", rng(0), 2, 2, 1).check(np.ones((3, 2)), NONE[:3]),
         "inputs have 0",
     ),
+    (lambda: Product([Gaussian()]).check(np.ones((3, 1)), NONE[:3]), "channel 0 must be a pair"),
     (lambda: Product([]).check(np.ones((3, 2)), NONE[:3]), "at least one"),
     (lambda: Product([(Gaussian(), [0]), (Poisson(), [0])]).check(np.ones((3, 2)), NONE[:3]), "each once"),
     (lambda: Product([(Gaussian(), [0]), (Poisson(), [1])]).check(-np.ones((3, 2)), NONE[:3]), r"channel 1 .*row 0"),

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import hiermm.expectation
-from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
+from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM, em
 from hiermm.emissions import Categorical, Gaussian, LinearGaussian, Logistic, Poisson, PoissonRegression, Product
 from hiermm.expectation import ImpossibleObservation
 
@@ -342,6 +342,24 @@ def test_restarts_keep_the_best_and_share_nothing(series):
     assert best.history_ == again.history_
     first = HMM(3, n_init=1, random_state=3, max_iter=500).fit(X)
     assert best.history_[-1] >= first.history_[-1]
+
+
+def test_the_best_of_the_restarts_is_kept(series, monkeypatch):
+    ends, run = [], em.run
+
+    def watched(*args, **options):
+        ends.append(run(*args, **options))
+        return ends[-1]
+
+    monkeypatch.setattr(em, "run", watched)
+    winners = set()
+    for seed in range(5):
+        ends.clear()
+        model = quiet(HMM(4, n_init=4, max_iter=3, random_state=seed), series[0])
+        winner = np.argmax([fit.objective for fit in ends])
+        assert model.history_ == ends[winner].history
+        winners.add(winner)
+    assert len(winners) > 2  # so neither the first nor the last would have done
 
 
 def test_zeros_stay_zero(series):

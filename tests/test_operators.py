@@ -27,7 +27,9 @@ def test_finite_runs():
     assert ops.runs() == [(0, 2), (2, 5)]
     assert np.shares_memory(ops.take(1, 3), ops.matrices)
     assert Operators.from_arrays(many, kind="jacobian").runs() == [(0, 5)]
+    assert Operators.from_arrays(P, offsets=[0, 4, 9]).runs() == [(0, 4), (4, 9)]
     constant = Operators(P[None], [0, 4])
+    assert constant == constant and constant != Operators(P[None], [0, 4])  # the same thing, not the same numbers
     assert len(constant) == 4
     assert constant.take(2, 4).shape == (2, 2, 2)
 
@@ -44,6 +46,8 @@ def test_finite_runs():
         (lambda: Operators(P[None], dt=0), "dt must be positive"),
         (lambda: Operators(P[None], [1, 2]), "offsets must be"),
         (lambda: Operators(P[None], [0, 3, 2]), "offsets must be"),
+        (lambda: Operators(P[None], [0, 3.5]), "offsets must be"),
+        (lambda: Operators.from_arrays(np.stack([P] * 3), offsets=[0, 5]), "offsets end at 5 but there are 3 matrices"),
         (lambda: Operators(P[None], [0, 3]).take(2, 5), "maps 2 to 5 asked for"),
         (lambda: Operators(np.empty((0, 2, 2))), "at least one matrix"),
     ],

@@ -69,7 +69,7 @@ class Product(Emission):
             raise ValueError("Product needs at least one emission")
         channels = []
         for i, pair in enumerate(self.emissions):
-            if len(pair) != 2 or not isinstance(pair[0], Emission):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Emission):
                 raise ValueError(f"channel {i} must be a pair (Emission, columns), got {pair!r}")
             columns = tuple(int(c) for c in np.atleast_1d(pair[1]))
             channels.append((pair[0], columns))
