@@ -66,7 +66,10 @@ class MarkovModel(BaseEstimator):
         """
         self._check_hyperparameters()
         go_on = self.warm_start and hasattr(self, "emission_")
-        emission = self.emission_ if go_on else make(self.emission)
+        emission = make(self.emission)
+        if go_on and type(emission) is not type(self.emission_):
+            raise ValueError(f"warm_start goes on from {self.emission_!r}, but emission is now {emission!r}.")
+        emission = self.emission_ if go_on else emission
         sequences = self._read(X, y, lengths, emission, reset=not go_on)
         if not sequences.n_observed():
             raise ValueError("nothing to learn from: every output is missing.")
@@ -328,8 +331,10 @@ class MarkovModel(BaseEstimator):
         return float(log_prob.sum()), sequences.restore(path)
 
     def levels_of(self, states):
-        """Return the state of each level, shape (T, S), for joint states (T,)."""
+        """Return the state of each level, shape (T, S), for joint states (T,); a list of them for a list."""
         chain = self._parameters().chain
+        if isinstance(states, (list, tuple)) and len(states) and np.ndim(states[0]):
+            return [self.levels_of(part) for part in states]
         return np.stack(np.unravel_index(np.asarray(states), chain.sizes), axis=-1)
 
     # -- the chain itself --------------------------------------------------------------------------------------------

@@ -265,6 +265,12 @@ def test_going_on_equals_not_stopping(driven):
     np.testing.assert_array_equal(quiet(restored, u, y).coef_, whole.coef_)
 
 
+def test_going_on_with_another_emission_is_refused(series):
+    model = quiet(HMM(2, max_iter=1, random_state=0, warm_start=True), series[0])
+    with pytest.raises(ValueError, match=r"goes on from Gaussian\(\), but emission is now Poisson\(\)"):
+        model.set_params(emission="poisson").fit(np.ones((5, 1)))
+
+
 def test_interrupting_leaves_the_last_complete_iteration():
     X, _ = gaussian_model(2).sample(50_000, random_state=0)
     model = HMM(12, max_iter=1_000_000, tol=0, random_state=0)
@@ -502,9 +508,13 @@ def test_levels():
     np.testing.assert_allclose(model.level_posterior(X, level=1), joint.sum(axis=1), atol=1e-14)
     states = model.predict(X)
     np.testing.assert_array_equal(model.levels_of(states), np.stack([states // 3, states % 3], axis=1))
+    parts = [X[:20], X[20:]]
+    shapes = [levels.shape for levels in model.levels_of(model.predict(parts))]
+    assert shapes == [level.shape for level in model.level_posterior(parts, level=0)] == [(20, 2), (40, 2)]
     np.testing.assert_allclose(np.diagonal(model.transition_[0], axis1=1, axis2=2), 7 / 8, atol=1e-15)
-    with pytest.raises(ValueError, match="level must be 0 to 1"):
-        model.level_posterior(X, level=2)
+    for level in (2, -1, 0.5):
+        with pytest.raises(ValueError, match="level must be 0 to 1"):
+            model.level_posterior(X, level=level)
 
 
 def test_operators():
