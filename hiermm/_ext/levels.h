@@ -264,28 +264,23 @@ static ptrdiff_t pad_size(ptrdiff_t size, ptrdiff_t tail) {
     return padded;
 }
 
-static int32_t map_entry(const Level *g, const Shape *s, ptrdiff_t at, ptrdiff_t i, ptrdiff_t j) {
-    ptrdiff_t r = at / g->parent_tail % g->parent_padded;
-    if (r >= s->parent_size || i >= g->size || j >= g->size) return -1;
-    return (int32_t)(s->start + (r * s->size + i) * s->size + j);
-}
-
 /* Entry (group t, partner k, h, lane): the level's own value comes from the position, the other end of the move is k. */
 static void fill_maps(Level *g, const Shape *s) {
-    const ptrdiff_t V = g->wide ? g->size : g->vectors;
-    for (ptrdiff_t t = 0, e = 0; t < g->groups; t++)
-        for (ptrdiff_t k = 0; k < g->size; k++)
-            for (ptrdiff_t h = 0; h < V; h++)
-                for (ptrdiff_t l = 0; l < VL; l++, e++) {
-                    ptrdiff_t at, own;
-                    if (g->wide) {
-                        at = (g->parent_slower ? t * g->block : t * g->vectors * VL) + l, own = h;
-                    } else {
-                        at = (t * V + h) * VL + l, own = at / g->tail % g->padded;
-                    }
-                    g->to.map[e] = map_entry(g, s, at, k, own);
-                    g->from.map[e] = map_entry(g, s, at, own, k);
-                }
+    const ptrdiff_t V = g->wide ? g->size : g->vectors, K = g->size;
+    for (ptrdiff_t t = 0; t < g->groups; t++)
+        for (ptrdiff_t e = 0; e < V * VL; e++) {
+            ptrdiff_t at = t * V * VL + e, own = e / VL;
+            if (g->wide) at = (g->parent_slower ? t * g->block : t * g->vectors * VL) + e % VL;
+            else own = at / g->tail % g->padded;
+            const ptrdiff_t parent = at / g->parent_tail % g->parent_padded;
+            const int padding = parent >= s->parent_size || own >= K;
+            const int32_t first = (int32_t)(s->start + parent * K * K);
+            for (int32_t k = 0; k < K; k++) {
+                const ptrdiff_t entry = (t * K + k) * V * VL + e;
+                g->to.map[entry] = padding ? -1 : first + k * (int32_t)K + (int32_t)own;
+                g->from.map[entry] = padding ? -1 : first + (int32_t)(own * K) + k;
+            }
+        }
     for (ptrdiff_t i = 0; i < g->size && !g->wide; i++)
         for (ptrdiff_t l = 0; l < VL; l++)
             g->spread[i * VL + l] = permutation(g->block < VL ? l / g->block * g->block + i * g->tail + l % g->tail

@@ -85,7 +85,11 @@ static double absorb(ptrdiff_t n, const double *predicted, double scale, const d
     return hsum(sum + more);
 }
 
-enum { AHEAD = 6 };
+/* Ask for n doubles that a backward recursion will want soon: the rows lie behind each other in memory, but their use
+ * is too far apart for the processor to foresee it. */
+INLINE void ask_for(const double *x, ptrdiff_t n) {
+    for (ptrdiff_t p = 0; p < n; p += 8) __builtin_prefetch(x + p);
+}
 
 /* w = b * beta * scale where alpha > 0: a message about states without mass must not drown the others. Gives the sum
  * of w, and in *evidence that of alpha * beta. */
@@ -95,8 +99,6 @@ static double combine(ptrdiff_t n, const double *alpha, const double *beta, cons
     vd z = {}, y = {}, q = {}, r = {};
     ptrdiff_t p = 0;
     for (; p + 2 * VL <= n; p += 2 * VL) {
-        __builtin_prefetch(alpha + p - AHEAD * n, 1);
-        __builtin_prefetch(alpha + p + VL - AHEAD * n, 1);
         const vd a = vload(alpha + p), be = vload(beta + p), c = vload(alpha + p + VL), de = vload(beta + p + VL);
         const vd m = (vd)((vi)(vload(b + p) * s * be) & (vi)(a > (vd){}));
         const vd o = (vd)((vi)(vload(b + p + VL) * s * de) & (vi)(c > (vd){}));

@@ -16,7 +16,6 @@ be wrong where a state that can be reached loses its mass to underflow; such a s
 
 import numpy as np
 
-cimport cython
 from libc.math cimport INFINITY, exp, log
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -106,7 +105,7 @@ def forward(
     try:
         _open(&c, ll, initial, A, index, sizes, parent, periods, emit, t0)
         with nogil:
-            _allocate_rows(&c, 2)
+            _allocate_rows(&c, 2, 0)
             _set_before(&c, alpha_in)
             for q in range(m):
                 c.filtered = &alpha[offsets[q], 0] if alpha is not None else NULL
@@ -162,7 +161,7 @@ def smooth(
         with nogil:
             for q in range(m):
                 longest = max(longest, offsets[q + 1] - offsets[q])
-            _allocate_rows(&c, 0 if c.rows_in_gamma else longest)
+            _allocate_rows(&c, 0 if c.rows_in_gamma else longest, longest)
             _set_before(&c, alpha_in)
             _set_after(&c, beta_in)
             for q in range(m):

@@ -23,6 +23,13 @@ cdef extern from "levels_log.h" nogil:
     void log_counts(const Shape *s, const double *log_A, const double *F, const double *G, double evidence, double *xi)
     void max_move(const Shape *s, const double *log_A, const double *x, double *out, int32_t *best)
 
+cdef extern from "levels_same.h" nogil:
+    int same_kind(const Level *levels, Py_ssize_t S, int parent)
+    const double *kind_advance(int kind, const Level *levels, const double *x, double *room, Py_ssize_t n)
+    const double *kind_retreat(int kind, const Level *levels, const double *w, double *room, Py_ssize_t n,
+                               const double **partial)
+    void kind_count(int kind, const Level *levels, const double *x, double *room, Py_ssize_t n, const double **partial)
+
 cdef extern from "likelihood.h" nogil:
     double scale1(double x, double *exponent)
     double *simd_alloc(int64_t doubles)
@@ -35,11 +42,14 @@ cdef extern from "likelihood.h" nogil:
                    double *evidence)
     void posteriors(Py_ssize_t n, const double *alpha, const double *beta, double factor, double *share,
                     double *posterior)
+    void ask_for(const double *x, Py_ssize_t n)
     double weigh_in_logs(Py_ssize_t n, const double *x, const double *alive, const double *ll, const int64_t *column,
                          Py_ssize_t M, double *out)
 
 cdef enum:
     MAX_LEVELS = 32
+    AHEAD = 4  # rows that the backward recursion asks for in advance
+    KEPT = 1 << 20  # doubles: likelihoods that the backward recursion takes over from the forward one
 
 
 cdef struct Chain:
@@ -47,6 +57,7 @@ cdef struct Chain:
     int first, step  # order of the forward moves: from the leaf of the coupling to its root
     bint natural, direct  # the padded layout is the natural one; and every state has its own column
     bint one_row
+    int kind  # levels of one size that move together in every step, or 0
     const double *ll
     const double *initial
     const double *A
@@ -68,11 +79,12 @@ cdef struct Chain:
     double *message  # (2) likelihood times backward message
     double *posterior
     double *share  # alpha / sum(alpha beta)
-    Py_ssize_t chunk  # rows of likelihoods made at a time
-    double *exps  # (chunk, M + 1)
-    double *b  # (chunk, padded)
-    double *top  # (chunk,)
-    Py_ssize_t chunk_from, chunk_to
+    double *b  # likelihoods of a row, by state
+    double *exps  # likelihoods by column: of a whole sequence, or of a chunk of rows
+    double *top  # (chunk,) what the log-likelihoods of a row were shifted by
+    Py_ssize_t width  # of a row of exps
+    Py_ssize_t chunk, chunk_from, chunk_to  # the rows made at a time; the last ones made
+    bint keep_all
     double *rows  # alpha of a sequence, where it has no room in gamma
     double *log_memory
     int32_t *best
@@ -137,6 +149,7 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
         raise MemoryError
     _set_shapes(c, sizes, parent, periods)
     c.padded = levels_init(c.levels, c.shapes, c.S, parent)
+    c.kind = same_kind(c.levels, c.S, parent) if max(periods) == 1 else 0
     c.place = <int64_t *> malloc((c.N + max(c.padded, 0)) * sizeof(int64_t))
     if c.padded < 0 or c.place == NULL:
         raise MemoryError
@@ -154,17 +167,17 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
 cdef _open_scratch(Chain *c):
     cdef Py_ssize_t n = c.padded, p
     cdef double *at
-    c.chunk = min(max(2048 // n, 4), 64)
-    c.memory = simd_alloc((13 + c.S + c.chunk) * n + c.chunk * (c.M + 2))
+    c.width = n if c.direct else c.M + 1
+    c.chunk = min(max(2048 // c.width, 4), 64)
+    c.memory = simd_alloc((14 + c.S) * n + c.chunk)
     if c.memory == NULL:
         raise MemoryError
-    memset(c.memory, 0, (13 + c.S) * n * sizeof(double))
+    memset(c.memory, 0, (14 + c.S) * n * sizeof(double))
     at = c.memory
     c.lift, c.start, c.before, c.after = at, at + n, at + 2 * n, at + 3 * n
     c.reach, c.posterior, c.share, c.message, c.moved = at + 4 * n, at + 5 * n, at + 6 * n, at + 7 * n, at + 9 * n
     c.b = c.moved + (4 + c.S) * n
-    c.exps = c.b + c.chunk * n
-    c.top = c.exps + c.chunk * (c.M + 1)
+    c.top = c.b + n
     for p in range(n):
         c.lift[p] = c.column[p] == c.M
     _spread(c, c.initial, c.start)
@@ -177,6 +190,7 @@ cdef void _close(Chain *c) noexcept:
     free(c.shapes)
     free(c.place)
     free(c.memory)
+    free(c.exps)
     free(c.rows)
     free(c.log_memory)
     free(c.best)
@@ -199,9 +213,12 @@ cdef void _collect(const Chain *c, const double *x, double *out) noexcept nogil:
         out[j] = x[c.place[j]]
 
 
-cdef int _allocate_rows(Chain *c, Py_ssize_t rows) except -1 nogil:
+cdef int _allocate_rows(Chain *c, Py_ssize_t rows, Py_ssize_t longest) except -1 nogil:
+    """Room for `rows` of alpha, and for the likelihoods of `longest` rows if they are not too many."""
+    c.keep_all = 0 < longest * c.width <= KEPT
+    c.exps = simd_alloc(max(longest if c.keep_all else 0, c.chunk) * c.width)
     c.rows = simd_alloc(rows * c.padded)
-    if c.rows == NULL:
+    if c.rows == NULL or c.exps == NULL:
         with gil:
             raise MemoryError
     return 0
@@ -263,27 +280,36 @@ def _check_block(m, N, t0, alpha_in, beta_in, beta_out):
         raise ValueError("beta_out needs alpha_in")
 
 
-@cython.wraparound(True)
-def _check_chain(n, M, offsets, initial, A, index, sizes, parent, periods, emit):
-    sizes, offsets = np.asarray(sizes), np.asarray(offsets)
-    S, N = len(sizes), int(np.prod(sizes))
-    if not 1 <= S <= MAX_LEVELS or sizes.min() < 1 or N >= 2**31:
-        raise ValueError(f"sizes must be 1 to {MAX_LEVELS} positive numbers with a product below 2**31")
-    if parent not in (-1, 0, 1):
-        raise ValueError(f"parent must be -1, 0 or 1, not {parent}")
-    if len(periods) != S or np.min(periods) < 1:
-        raise ValueError(f"periods must be {S} positive numbers")
-    parent_sizes = {-1: np.r_[1, sizes[:-1]], 0: 1, 1: np.r_[sizes[1:], 1]}[parent]
-    total = int(np.sum(parent_sizes * sizes**2))
-    if A.shape[1] != total or A.shape[0] < 1:
-        raise ValueError(f"A must have shape (L, {total}), not ({A.shape[0]}, {A.shape[1]})")
-    if len(initial) != N or len(emit) != N:
+cdef _check_chain(Py_ssize_t n, Py_ssize_t M, const int64_t[::1] offsets, const double[::1] initial,
+                  const double[:, ::1] A, const int64_t[::1] index, const int64_t[::1] sizes, int parent,
+                  const int64_t[::1] periods, const int64_t[::1] emit):
+    cdef Py_ssize_t S = sizes.shape[0], N = 1, total = 0, m = offsets.shape[0] - 1, L = A.shape[0], s, k
+    if not 1 <= S <= MAX_LEVELS or parent not in (-1, 0, 1) or periods.shape[0] != S:
+        raise ValueError(f"sizes and periods must have 1 to {MAX_LEVELS} entries each, and parent be -1, 0 or 1")
+    for s in range(S):
+        if sizes[s] < 1 or periods[s] < 1 or N > 2**31 // sizes[s]:
+            raise ValueError(f"sizes and periods of level {s} must be positive, with less than 2**31 joint states")
+        N *= sizes[s]
+    for s in range(S):
+        total += sizes[s] * sizes[s] * (sizes[s + parent] if parent and 0 <= s + parent < S else 1)
+    if A.shape[1] != total or L < 1:
+        raise ValueError(f"A must have shape (L, {total}), not ({L}, {A.shape[1]})")
+    if initial.shape[0] != N or emit.shape[0] != N:
         raise ValueError(f"initial and emit must have {N} entries, one a joint state")
-    if np.min(emit) < 0 or np.max(emit) >= M:
-        raise ValueError(f"emit must lie in 0..{M - 1}, the columns of ll")
-    if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != n or np.any(np.diff(offsets) < 1):
-        raise ValueError(f"offsets must rise from 0 to {n}")
-    if index is None and A.shape[0] not in (1, n):
-        raise ValueError(f"A must have 1 or {n} rows where index is None, not {A.shape[0]}")
-    if index is not None and (len(index) != n or (n and (np.min(index) < 0 or np.max(index) >= A.shape[0]))):
-        raise ValueError(f"index must have {n} entries in 0..{A.shape[0] - 1}")
+    for k in range(N):
+        if not 0 <= emit[k] < M:
+            raise ValueError(f"emit must lie in 0..{M - 1}, the columns of ll")
+    if m < 0 or offsets[0] != 0 or offsets[m] != n:
+        raise ValueError(f"offsets must run from 0 to {n}")
+    for k in range(m):
+        if offsets[k + 1] <= offsets[k]:
+            raise ValueError(f"offsets must rise, but sequence {k} is empty")
+    if index is None:
+        if L != 1 and L != n:
+            raise ValueError(f"A must have 1 or {n} rows where index is None, not {L}")
+        return
+    if index.shape[0] != n:
+        raise ValueError(f"index must have {n} entries")
+    for k in range(n):
+        if not 0 <= index[k] < L:
+            raise ValueError(f"index must lie in 0..{L - 1}, but entry {k} is {index[k]}")

@@ -12,18 +12,27 @@ cdef double LN2 = 0.693147180559945309417232121458
 
 
 cdef const double *likelihood(Chain *c, Py_ssize_t k, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """exp(ll - top) of row k for each state; made for a chunk of rows at a time."""
-    cdef Py_ssize_t q, rows
-    cdef bint direct = c.direct
-    if not c.chunk_from <= k < c.chunk_to:
+    """exp(ll - top) of row k for each state, until the next call; the exponentials are made for a chunk of rows."""
+    cdef Py_ssize_t base = start if c.keep_all else c.chunk_from
+    if k >= c.chunk_to or (k < c.chunk_from and not c.keep_all):
         c.chunk_from = start + (k - start) // c.chunk * c.chunk
         c.chunk_to = min(stop, c.chunk_from + c.chunk)
-        rows = c.chunk_to - c.chunk_from
-        likelihood_rows(c.ll + c.chunk_from * c.M, rows, c.M, c.top, c.b if direct else c.exps,
-                        c.padded if direct else c.M + 1)
-        for q in range(0 if direct else rows):
-            expand(c.exps + q * (c.M + 1), c.column, c.padded, c.b + q * c.padded)
-    return c.b + (k - c.chunk_from) * c.padded
+        base = start if c.keep_all else c.chunk_from
+        likelihood_rows(c.ll + c.chunk_from * c.M, c.chunk_to - c.chunk_from, c.M, c.top,
+                        c.exps + (c.chunk_from - base) * c.width, c.width)
+    if c.direct:
+        return c.exps + (k - base) * c.width
+    expand(c.exps + (k - base) * c.width, c.column, c.padded, c.b)
+    return c.b
+
+
+cdef inline void load_tables(Chain *c, const double *row) noexcept nogil:
+    """Bring the tables of all levels to a packed row."""
+    cdef Py_ssize_t s
+    if c.levels[0].to.row != row or c.levels[0].back.row != row:
+        for s in range(c.S):
+            table_load(&c.levels[s], &c.levels[s].to, row)
+            table_load(&c.levels[s], &c.levels[s].back, row)
 
 
 cdef const double *advance(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *room) noexcept nogil:
@@ -31,6 +40,9 @@ cdef const double *advance(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t
     cdef Py_ssize_t q, s = c.first
     cdef const double *row = row_of(c, k)
     cdef double *out = room
+    if c.kind:
+        load_tables(c, row)
+        return kind_advance(c.kind, c.levels, x, room, c.padded)
     for q in range(c.S):
         if moves(c, s, t):
             table_load(&c.levels[s], &c.levels[s].to, row)
@@ -46,6 +58,9 @@ cdef const double *retreat(Chain *c, const double *w, Py_ssize_t k, Py_ssize_t t
     cdef Py_ssize_t q, s = c.first + (c.S - 1) * c.step
     cdef const double *row = row_of(c, k)
     cdef double *out = c.moved + 2 * c.padded
+    if c.kind:
+        load_tables(c, row)
+        return kind_retreat(c.kind, c.levels, w, out, c.padded, c.partial)
     for q in range(c.S):
         c.partial[s] = w
         if moves(c, s, t):
@@ -74,7 +89,9 @@ cdef void count(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *x
     if row != c.counted:
         _flush(c)
         c.counted = row
-    for q in range(c.S):
+    if c.kind:
+        kind_count(c.kind, c.levels, x, out, c.padded, c.partial)
+    for q in range(0 if c.kind else c.S):
         if moves(c, s, t):
             level_products(&c.levels[s], x, c.partial[s])
             if q + 1 < c.S:
@@ -268,6 +285,12 @@ cdef void smooth_sequence(Chain *c, const double *rows, Py_ssize_t start, Py_ssi
     cdef double z, scale = 1.0
     for k in range(stop - 1, start - 1, -1):
         alpha = rows + (k - start) * c.padded
+        if k - start >= AHEAD:
+            ask_for(alpha - AHEAD * c.padded, c.padded)
+            if c.keep_all:
+                ask_for(c.exps + (k - start - AHEAD) * c.width, c.width)
+            elif k - start >= c.chunk:
+                ask_for(c.ll + (k - c.chunk) * c.M, c.M)
         if k < stop - 1:
             beta = retreat(c, w, k + 1, c.t0 + k + 1 - start)
         b = likelihood(c, k, start, stop)
