@@ -162,7 +162,7 @@ def posteriors(parameters, sequences, piece, counts):
 def _sweep(parameters, sequences, piece):
     """Yield (last filtered distribution, log-likelihood, status) of the blocks of a long sequence.
 
-    Status is 1 where a block was redone in log space or has lost a reachable state: it cannot hand its state on.
+    Status is above 0 where a block was redone in log space or has lost a reachable state: it cannot hand its state on.
     """
     alpha_in = None
     for lo, hi in piece.blocks:
@@ -183,7 +183,7 @@ def _checkpoints(parameters, sequences, piece):
     ends = [None]
     for (lo, _), (alpha, _, status) in zip(piece.blocks[:-1], _sweep(parameters, sequences, piece)):
         refuse_impossible(status, np.array([lo]), sequences)
-        if status[0] == 1:
+        if status[0] > 0:
             return None
         ends.append(alpha)
     return ends
@@ -298,7 +298,7 @@ def log_likelihoods(parameters, sequences):
     for piece in plan(sequences.offsets, parameters.bytes_per_step()):
         if len(piece.blocks) > 1:
             _, parts, statuses = zip(*_sweep(parameters, sequences, piece))
-            if not any(status[0] == 1 for status in statuses):
+            if not any(status[0] > 0 for status in statuses):
                 values.append(np.array([sum(parts)]))
                 continue
         _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)

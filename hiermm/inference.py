@@ -107,7 +107,8 @@ def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True):
     alpha : ndarray of shape (n, N) or None
     log_likelihood : ndarray of shape (m,)
     status : ndarray of shape (m,)
-        0 or 1: fine (1: redone in log space); -1 - t: the observation at step t is impossible.
+        0: fine; above 0: exact, but the last row of `alpha` may not carry the sequence on, because it was redone in log
+        space or has lost a reachable state; -1 - t: the observation at step t is impossible.
     """
     m = len(offsets) - 1
     alpha = np.empty((len(ll), transitions.n_states)) if keep else None
