@@ -285,6 +285,7 @@ def test_rank_correlation_is_spearman_s():
     x, y = np.array([1.0, np.inf, 2.0, np.nan]), np.array([1.0, 3.0, 2.0, 0.0])
     assert report.rank_correlation(x, y) == pytest.approx(1)
     assert report.rank_correlation(np.ones(3), np.arange(3.0)) is None
+    assert report.rank_correlation(np.full(3, np.nan), np.arange(3.0)) is None
 
 
 def test_figures_are_drawn(tmp_path):

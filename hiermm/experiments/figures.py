@@ -76,15 +76,17 @@ def _short(row, title):
 
 
 def _panels(found, lengths):
-    """Panels that show something that no panel before them shows, with the rows that there are."""
-    shown: set[str] = set()
-    panels = {}
-    for title, names in PANELS.items():
-        here = [name for name in names if any((name, length) in found for length in lengths)]
-        if set(here) - shown:
-            panels[title] = here
-        shown.update(here)
-    return panels
+    """Panels with the rows that there are; none that shows only what another one shows too."""
+    here = {
+        title: [name for name in names if any((name, length) in found for length in lengths)]
+        for title, names in PANELS.items()
+    }
+    sets = [set(names) for names in here.values()]
+    return {
+        title: names
+        for k, (title, names) in enumerate(here.items())
+        if names and not any(sets[k] < other for other in sets) and sets[k] not in sets[:k]
+    }
 
 
 def draw_errors(summary: list[dict], path: Path, error: str, chance: float) -> None:

@@ -117,6 +117,8 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
     -1.0
     """
     known = ~(np.isnan(x) | np.isnan(y))
+    if not known.any():
+        return None
     x, y = rankdata(x[known]), rankdata(y[known])
     x, y = x - x.mean(), y - y.mean()
     size = np.sqrt((x @ x) * (y @ y))
