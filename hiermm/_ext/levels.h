@@ -307,10 +307,11 @@ static void levels_free(Level *levels, ptrdiff_t S) {
     }
 }
 
-/* Lay out the S levels (zeroed by the caller); parent as in the kernels: -1 slower, +1 faster, 0 none.
+/* Lay out the S levels (zeroed by the caller); parent as in the kernels: -1 slower, +1 faster, 0 none. `unit` doubles
+ * stand for each joint state: 1, or VL sequences side by side (lanes.h).
  * Returns the number of padded positions, a multiple of VL, or -1 without memory. */
-static ptrdiff_t levels_init(Level *levels, const Shape *shapes, ptrdiff_t S, int parent) {
-    ptrdiff_t total = 1;
+static ptrdiff_t levels_init(Level *levels, const Shape *shapes, ptrdiff_t S, int parent, ptrdiff_t unit) {
+    ptrdiff_t total = unit;
     for (ptrdiff_t s = S - 1; s >= 0; s--) {
         Level *g = levels + s;
         g->size = shapes[s].size, g->tail = total, g->padded = pad_size(g->size, total);

@@ -128,16 +128,18 @@ static void posteriors(ptrdiff_t n, const double *alpha, const double *beta, dou
 }
 
 /* out = x * exp(ll[column]) for the states with mass, divided by the largest, through logarithms: for steps whose
- * product would leave the range of doubles. Returns the logarithm of that largest, -inf if there is none. */
-static double weigh_in_logs(ptrdiff_t n, const double *x, const double *alive, const double *ll, const int64_t *column,
-                            ptrdiff_t M, double *out) {
+ * product would leave the range of doubles. The n states lie `step` apart. Returns the logarithm of that largest, -inf if
+ * there is none. */
+static double weigh_in_logs(ptrdiff_t n, ptrdiff_t step, const double *x, const double *alive, const double *ll,
+                            const int64_t *column, ptrdiff_t M, double *out) {
     double top = -INFINITY;
-    for (ptrdiff_t p = 0; p < n; p++) {
-        const double value = column[p] < M && x[p] > 0.0 && alive[p] > 0.0 ? log(x[p]) + ll[column[p]] : -INFINITY;
-        out[p] = value;
-        top = value > top ? value : top;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const ptrdiff_t p = j * step;
+        const int weighs = column[j] < M && x[p] > 0.0 && alive[p] > 0.0;
+        out[p] = weighs ? log(x[p]) + ll[column[j]] : -INFINITY;
+        top = out[p] > top ? out[p] : top;
     }
-    for (ptrdiff_t p = 0; p < n; p++) out[p] = top == -INFINITY ? 0.0 : exp(out[p] - top);
+    for (ptrdiff_t j = 0; j < n; j++) out[j * step] = top == -INFINITY ? 0.0 : exp(out[j * step] - top);
     return top;
 }
 

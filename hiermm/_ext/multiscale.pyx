@@ -24,6 +24,15 @@ from libc.string cimport memcpy, memset
 include "multiscale_chain.pxi"
 include "multiscale_scaled.pxi"
 include "multiscale_log.pxi"
+include "multiscale_lanes.pxi"
+
+cdef enum:
+    PENDING = 9  # the status of a sequence that is not done yet
+
+
+def _by_length(offsets):
+    """The sequences from the longest to the shortest; those of equal length in their order."""
+    return np.argsort(-np.diff(offsets), kind="stable").astype(np.int64) if len(offsets) > 2 else None
 
 
 cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik) except 9 nogil:
@@ -97,20 +106,30 @@ def forward(
     that can be reached, so that blocks which meet there would not equal the whole.
     """
     cdef Chain c
+    cdef Lanes g
     cdef Py_ssize_t m = offsets.shape[0] - 1, q
+    cdef int64_t[::1] order = _by_length(offsets)
     _check_chain(ll.shape[0], ll.shape[1], offsets, initial, A, index, sizes, parent, periods, emit)
     _check_block(m, initial.shape[0], t0, alpha_in, None, None)
     _check_shape("alpha", alpha, ll.shape[0], initial.shape[0])
     _check_results(m, loglik, status)
+    memset(&g, 0, sizeof(Lanes))
+    status[:] = PENDING
     try:
         _open(&c, ll, initial, A, index, sizes, parent, periods, emit, t0)
         with nogil:
             _allocate_rows(&c, 2, 0)
             _set_before(&c, alpha_in)
+            c.filtered = &alpha[0, 0] if alpha is not None and m else NULL
+            if m > 1 and c.N <= LANES_STATES:
+                run_groups(&c, &g, &offsets[0], &order[0], m, False, &loglik[0], &status[0])
             for q in range(m):
+                if status[q] != PENDING:
+                    continue
                 c.filtered = &alpha[offsets[q], 0] if alpha is not None else NULL
                 status[q] = _forward_one(&c, offsets[q], offsets[q + 1], &loglik[q])
     finally:
+        _close_lanes(&g)
         _close(&c)
 
 
@@ -143,6 +162,8 @@ def smooth(
     posteriors 0 and adds nothing to the counts.
     """
     cdef Chain c
+    cdef Lanes g
+    cdef int64_t[::1] order = _by_length(offsets)
     cdef Py_ssize_t n = ll.shape[0], M = ll.shape[1], m = offsets.shape[0] - 1, N = initial.shape[0], q, longest = 0
     cdef bint in_place
     _check_chain(n, M, offsets, initial, A, index, sizes, parent, periods, emit)
@@ -153,6 +174,8 @@ def smooth(
     _check_shape("xi", xi, A.shape[0], A.shape[1])
     _check_shape("xi_steps", xi_steps, n, A.shape[1])
     _check_results(m, loglik, status)
+    memset(&g, 0, sizeof(Lanes))
+    status[:] = PENDING
     try:
         _open(&c, ll, initial, A, index, sizes, parent, periods, emit, t0)
         in_place = gamma is not None and n > 0 and &gamma[0, 0] == &ll[0, 0]
@@ -164,7 +187,15 @@ def smooth(
             _allocate_rows(&c, 0 if c.rows_in_gamma else longest, longest)
             _set_before(&c, alpha_in)
             _set_after(&c, beta_in)
+            if m > 1 and c.N <= LANES_STATES:
+                c.gamma = &gamma[0, 0] if gamma is not None else NULL
+                c.gamma_emit = &gamma_emit[0, 0] if gamma_emit is not None else NULL
+                c.gamma_first = &gamma_first[0, 0] if gamma_first is not None else NULL
+                c.xi_steps = &xi_steps[0, 0] if xi_steps is not None else NULL
+                run_groups(&c, &g, &offsets[0], &order[0], m, True, &loglik[0], &status[0])
             for q in range(m):
+                if status[q] != PENDING:
+                    continue
                 c.gamma = &gamma[offsets[q], 0] if gamma is not None else NULL
                 c.gamma_emit = &gamma_emit[offsets[q], 0] if gamma_emit is not None else NULL
                 c.gamma_first = &gamma_first[q, 0] if gamma_first is not None else NULL
@@ -173,6 +204,7 @@ def smooth(
                 status[q] = _smooth_one(&c, offsets[q], offsets[q + 1], &loglik[q])
             _flush(&c)
     finally:
+        _close_lanes(&g)
         _close(&c)
 
 

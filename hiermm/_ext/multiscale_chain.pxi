@@ -11,7 +11,7 @@ cdef extern from "levels_log.h" nogil:
         Table to
         Table back "from"
 
-    Py_ssize_t levels_init(Level *levels, const Shape *shapes, Py_ssize_t S, int parent)
+    Py_ssize_t levels_init(Level *levels, const Shape *shapes, Py_ssize_t S, int parent, Py_ssize_t unit)
     void levels_free(Level *levels, Py_ssize_t S)
     Py_ssize_t padded_position(const Level *levels, const Shape *shapes, Py_ssize_t S, Py_ssize_t j)
     void table_load(const Level *g, Table *table, const double *row)
@@ -43,8 +43,8 @@ cdef extern from "likelihood.h" nogil:
     void posteriors(Py_ssize_t n, const double *alpha, const double *beta, double factor, double *share,
                     double *posterior)
     void ask_for(const double *x, Py_ssize_t n)
-    double weigh_in_logs(Py_ssize_t n, const double *x, const double *alive, const double *ll, const int64_t *column,
-                         Py_ssize_t M, double *out)
+    double weigh_in_logs(Py_ssize_t n, Py_ssize_t step, const double *x, const double *alive, const double *ll,
+                         const int64_t *column, Py_ssize_t M, double *out)
 
 cdef enum:
     MAX_LEVELS = 32
@@ -54,7 +54,7 @@ cdef enum:
 
 cdef struct Chain:
     Py_ssize_t S, N, M, total, padded, t0
-    int first, step  # order of the forward moves: from the leaf of the coupling to its root
+    int parent, first, step  # coupling; order of the forward moves: from the leaf of the coupling to its root
     bint natural, direct  # the padded layout is the natural one; and every state has its own column
     bint one_row
     int kind  # levels of one size that move together in every step, or 0
@@ -138,6 +138,7 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
     cdef Py_ssize_t j, p
     memset(c, 0, sizeof(Chain))
     c.S, c.N, c.M, c.total, c.t0 = sizes.shape[0], initial.shape[0], ll.shape[1], A.shape[1], t0
+    c.parent = parent
     c.first = 0 if parent > 0 else c.S - 1
     c.step = 1 if parent > 0 else -1
     c.ll, c.initial, c.A = (&ll[0, 0] if ll.shape[0] else NULL), &initial[0], &A[0, 0]
@@ -148,7 +149,7 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
     if c.shapes == NULL or c.levels == NULL:
         raise MemoryError
     _set_shapes(c, sizes, parent, periods)
-    c.padded = levels_init(c.levels, c.shapes, c.S, parent)
+    c.padded = levels_init(c.levels, c.shapes, c.S, parent, 1)
     c.kind = same_kind(c.levels, c.S, parent) if max(periods) == 1 else 0
     c.place = <int64_t *> malloc((c.N + max(c.padded, 0)) * sizeof(int64_t))
     if c.padded < 0 or c.place == NULL:

@@ -217,7 +217,7 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
             if faint(c, predicted, scale):
                 return 1
         if not total >= WEAK:
-            extra = weigh_in_logs(c.padded, predicted, predicted, c.ll + k * c.M, c.column, c.M, row)
+            extra = weigh_in_logs(c.padded, 1, predicted, predicted, c.ll + k * c.M, c.column, c.M, row)
             if extra == -INFINITY:
                 return -1 - (k - start)
             shift += extra + log(scale) - c.top[k - c.chunk_from]
@@ -238,7 +238,7 @@ cdef double weigh(Chain *c, const double *alpha, const double *beta, Py_ssize_t 
     cdef double z = 0.0, ignored = 0.0, total = combine(c.padded, alpha, beta, b, scale[0], w, &z)
     cdef Py_ssize_t p
     if not total >= WEAK:
-        weigh_in_logs(c.padded, beta, alpha, c.ll + k * c.M, c.column, c.M, w)
+        weigh_in_logs(c.padded, 1, beta, alpha, c.ll + k * c.M, c.column, c.M, w)
         total = 0.0
         for p in range(c.padded):
             total += w[p]
