@@ -64,6 +64,7 @@ typedef struct {
     ptrdiff_t groups;                 /* sets of coefficients */
     ptrdiff_t block, blocks;          /* doubles in a block of all values of the level and its tail; their number */
     ptrdiff_t vectors;                /* narrow: vectors a block; wide: vectors a group within the tail */
+    int uniform;                      /* all lanes of a coefficient are the same */
     int parent_slower;                /* wide: a group is a value of the parent in front of (1) or within (0) a block */
     ptrdiff_t entries;                /* doubles in a table */
     Table to, from;                   /* forward and backward */
@@ -205,8 +206,13 @@ INLINE void wide_products_held(const int K, const Level *g, double *c, const dou
 }
 
 static void table_fill(const Level *g, Table *table, const double *row) {
+    double *c = table->coefficients;
     table->row = row;
-    for (ptrdiff_t e = 0; e < g->entries; e++) table->coefficients[e] = table->map[e] < 0 ? 0.0 : row[table->map[e]];
+    if (g->uniform) {
+        for (ptrdiff_t e = 0; e < g->entries; e += VL) vstore(c + e, vset(row[table->map[e]]));
+        return;
+    }
+    for (ptrdiff_t e = 0; e < g->entries; e++) c[e] = table->map[e] < 0 ? 0.0 : row[table->map[e]];
 }
 
 INLINE void table_load(const Level *g, Table *table, const double *row) {
@@ -251,9 +257,11 @@ static void level_products(const Level *g, const double *F, const double *G) {
 
 /* xi += products * A, and the products start again. */
 static void level_counts(const Level *g, const double *row, double *xi) {
-    for (ptrdiff_t e = 0; e < g->entries; e++)
-        if (g->from.map[e] >= 0) xi[g->from.map[e]] += g->products[e] * row[g->from.map[e]];
-    memset(g->products, 0, g->entries * sizeof(double));
+    const int32_t *map = g->from.map;
+    for (ptrdiff_t e = 0; g->uniform && e < g->entries; e += VL) xi[map[e]] += hsum(vload(g->products + e)) * row[map[e]];
+    for (ptrdiff_t e = 0; !g->uniform && e < g->entries; e++)
+        if (map[e] >= 0) xi[map[e]] += g->products[e] * row[map[e]];
+    memset(g->products, 0, (size_t)g->entries * sizeof(double));
 }
 
 /* ---------------------------------------------------------------------------------------------------- the geometry */
@@ -329,7 +337,8 @@ static ptrdiff_t levels_init(Level *levels, const Shape *shapes, ptrdiff_t S, in
         g->wide = g->tail % VL == 0;
         if (g->wide) {
             g->groups = g->parent_padded;
-            if (has && parent > 0 && g->parent_tail % VL) g->groups = g->tail / VL;
+            g->uniform = !(has && parent > 0 && g->parent_tail % VL);
+            if (!g->uniform) g->groups = g->tail / VL;
             g->vectors = g->tail / VL / (g->parent_slower ? 1 : g->groups);
             g->blocks = positions / g->block;
             g->entries = g->groups * g->size * g->size * VL;

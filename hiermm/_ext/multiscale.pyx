@@ -11,7 +11,7 @@ moves only into steps with t % periods[s] == 0, t counted within the sequence fr
 A forward step sums out the levels from the leaf of the coupling to its root, since a parent must be summed out after
 its child; a backward step goes the other way. Probabilities are scaled by powers of two. The scaled recursion would
 be wrong where a state that can be reached loses its mass to underflow; such a sequence is done again in log space
-(status 1).
+(status 1). Small chains run through several sequences at once, one in each lane of the vectors.
 """
 
 import numpy as np

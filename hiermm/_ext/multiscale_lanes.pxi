@@ -250,7 +250,7 @@ cdef bint _take_group(Lanes *g, const Chain *c, const int64_t *offsets, const in
             steps += g.length[l]
             g.shortest = g.length[l]
     g.longest = g.length[0]
-    return steps >= (2 if c.N <= 32 else 3) * g.longest and g.longest * (c.N + c.M) * VL <= LANES_BUDGET
+    return steps >= (3 if c.N <= 32 else 5) * g.longest and g.longest * (c.N + c.M) * VL <= LANES_BUDGET
 
 
 cdef void _give_filtered_lanes(Lanes *g, double *alpha) noexcept nogil:

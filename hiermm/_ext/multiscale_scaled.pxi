@@ -26,12 +26,18 @@ cdef const double *likelihood(Chain *c, Py_ssize_t k, Py_ssize_t start, Py_ssize
     return c.b
 
 
-cdef inline void load_tables(Chain *c, const double *row) noexcept nogil:
+cdef inline void load_forward(Chain *c, const double *row) noexcept nogil:
     """Bring the tables of all levels to a packed row."""
     cdef Py_ssize_t s
-    if c.levels[0].to.row != row or c.levels[0].back.row != row:
+    if c.levels[0].to.row != row:
         for s in range(c.S):
             table_load(&c.levels[s], &c.levels[s].to, row)
+
+
+cdef inline void load_backward(Chain *c, const double *row) noexcept nogil:
+    cdef Py_ssize_t s
+    if c.levels[0].back.row != row:
+        for s in range(c.S):
             table_load(&c.levels[s], &c.levels[s].back, row)
 
 
@@ -41,7 +47,7 @@ cdef const double *advance(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t
     cdef const double *row = row_of(c, k)
     cdef double *out = room
     if c.kind:
-        load_tables(c, row)
+        load_forward(c, row)
         return kind_advance(c.kind, c.levels, x, room, c.padded)
     for q in range(c.S):
         if moves(c, s, t):
@@ -59,7 +65,7 @@ cdef const double *retreat(Chain *c, const double *w, Py_ssize_t k, Py_ssize_t t
     cdef const double *row = row_of(c, k)
     cdef double *out = c.moved + 2 * c.padded
     if c.kind:
-        load_tables(c, row)
+        load_backward(c, row)
         return kind_retreat(c.kind, c.levels, w, out, c.padded, c.partial)
     for q in range(c.S):
         c.partial[s] = w
@@ -90,6 +96,7 @@ cdef void count(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *x
         _flush(c)
         c.counted = row
     if c.kind:
+        load_forward(c, row)
         kind_count(c.kind, c.levels, x, out, c.padded, c.partial)
     for q in range(0 if c.kind else c.S):
         if moves(c, s, t):
