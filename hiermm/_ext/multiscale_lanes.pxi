@@ -1,5 +1,5 @@
-# Several sequences at once, one a lane of the vectors (lanes.h). Only the plain case runs here: a sequence in which a state
-# falls below FAINT, or a step out of range, is marked and left to the recursions for one sequence.
+# Several sequences at once, one a lane of the vectors (lanes.h). Only the plain case runs here: a sequence in which a
+# state falls below FAINT, or a step is out of range, is marked and left to the recursions for one sequence.
 
 cdef extern from "lanes.h" nogil:
     void lanes_likelihood(const double *const *row, Py_ssize_t M, double *out, double *top)
