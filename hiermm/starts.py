@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from hiermm import em
 from hiermm.chains import chain_from_tables, random_chain
@@ -136,6 +135,8 @@ def _contexts(data, xi, length, see_outputs, n_states, rng):
     if len(np.unique(features, axis=0)) < n_states:
         labels = rng.integers(n_states, size=len(first))
     else:
+        from sklearn.cluster import KMeans  # a slow import that most uses of the package never need
+
         kmeans = KMeans(n_states, n_init=3, random_state=int(rng.integers(1 << 31)))
         labels = kmeans.fit_predict(features)
     return np.repeat(labels, size), first

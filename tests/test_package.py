@@ -69,8 +69,8 @@ def test_missing_build_is_one_readable_error(tmp_path):
 
 
 def test_import_is_cheap(tmp_path):
-    """`import hiermm` adds less than 0.2 s to importing scikit-learn; the best of five, as the machine is shared."""
-    code = "import time, sklearn\nstart = time.perf_counter()\nimport hiermm\nprint(time.perf_counter() - start)"
+    """`import hiermm` adds less than 0.2 s of processor time to importing scikit-learn; the best of five."""
+    code = "import time, sklearn\nstart = time.process_time()\nimport hiermm\nprint(time.process_time() - start)"
     seconds = min(float(output(code, tmp_path)) for _ in range(5))
     assert seconds < 0.2, f"import hiermm takes {seconds:.2f} s on top of scikit-learn"
 
