@@ -28,8 +28,9 @@ help:
 compare: $(VENV)/compare.stamp
 	$(BIN)/hiermm compare --out $(OUT)
 
+# PYTHONSAFEPATH: programs that the tests start must not find the source tree before the installed package.
 test: $(VENV)/dev.stamp
-	$(BIN)/pytest -n 2 tests
+	PYTHONSAFEPATH=1 $(BIN)/pytest -n 2 tests
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

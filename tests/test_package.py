@@ -69,10 +69,14 @@ def test_missing_build_is_one_readable_error(tmp_path):
 
 
 def test_import_is_cheap(tmp_path):
-    """`import hiermm` adds less than 0.2 s of processor time to importing scikit-learn; the best of five."""
-    code = "import time, sklearn\nstart = time.process_time()\nimport hiermm\nprint(time.process_time() - start)"
-    seconds = min(float(output(code, tmp_path)) for _ in range(5))
-    assert seconds < 0.2, f"import hiermm takes {seconds:.2f} s on top of scikit-learn"
+    """`import hiermm` adds less than 0.2 s to importing scikit-learn: processor time, best of five.
+
+    On a machine so busy that scikit-learn itself takes longer than 1 s, a fifth of that is allowed.
+    """
+    code = "from time import process_time as t; a = t(); import sklearn; b = t(); import hiermm; print(b - a, t() - b)"
+    times = [[float(word) for word in output(code, tmp_path).split()] for _ in range(5)]
+    theirs, ours = (min(column) for column in zip(*times))
+    assert ours < max(0.2, theirs / 5), f"import hiermm takes {ours:.2f} s on top of scikit-learn's {theirs:.2f} s"
 
 
 @pytest.mark.parametrize("module", ["matplotlib", "pandas", "hmmlearn", "torch", "statsmodels", "deeptime"])
