@@ -15,13 +15,14 @@ INSTALL = rm -rf build/lib* build/bdist* && $(BIN)/python -m pip install --quiet
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help compare test lint bench notebooks clean
+.PHONY: help compare test lint bench peers notebooks clean
 
 help:
 	@echo "make compare    compare the models on the shipped data; results go to $(OUT)/"
 	@echo "make test       run the whole test suite"
 	@echo "make lint       check style, types and Cython sources"
-	@echo "make bench      time hiermm and its peers; writes benchmarks/results.md"
+	@echo "make bench      time hiermm and the peers installed; writes benchmarks/results.md"
+	@echo "make peers      install all peers for make bench"
 	@echo "make notebooks  execute every notebook"
 	@echo "make clean      remove everything that these commands made"
 
@@ -40,12 +41,21 @@ lint: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/pytest benchmarks/test_kernels.py --benchmark-storage=.benchmarks --benchmark-autosave --benchmark-compare \
+		--benchmark-columns=median,iqr --benchmark-group-by=func --benchmark-sort=name
+
+# Two peers want older libraries than hiermm does and live in an environment of their own.
+peers: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[peers]'
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation ssm
 
 notebooks: $(VENV)/dev.stamp
 	$(BIN)/pytest --nbmake --nbmake-timeout=600 notebooks
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache $(OUT)
+	rm -rf $(VENV) $(VENV)-peers build dist *.egg-info .benchmarks .pytest_cache .ruff_cache .mypy_cache $(OUT)
 	find hiermm -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
