@@ -20,8 +20,8 @@ dense = load("dense")
 
 
 def milliseconds(function, repeats):
-    """Median and interquartile range of several runs after a first one, in processor time of this thread, which a busy
-    machine disturbs less than the clock on the wall.
+    """Median and quartiles of several runs after a first one, in processor time of this thread, which a busy machine
+    disturbs less than the clock on the wall.
     """
     function()
     times = []
@@ -30,7 +30,7 @@ def milliseconds(function, repeats):
         function()
         times.append(1e3 * (time.thread_time() - start))
     low, middle, high = np.percentile(times, [25, 50, 75])
-    return middle, high - low
+    return {"ms": middle, "low_ms": low, "high_ms": high}
 
 
 def chain(lengths, n_states, seed=0):
@@ -64,11 +64,10 @@ def hmmlearn_smooth(ll, offsets, initial, A, counts):
 
 
 def compare(work, n_states, steps, ours, theirs, repeats, slow_repeats):
-    mine, spread = milliseconds(ours, repeats)
-    peer, peer_spread = milliseconds(theirs, slow_repeats)
+    mine, peer = milliseconds(ours, repeats), milliseconds(theirs, slow_repeats)["ms"]
     return {
-        "work": work, "n_states": n_states, "steps": int(steps), "ms": mine, "spread_ms": spread,
-        "hmmlearn_ms": peer, "hmmlearn_spread_ms": peer_spread, "ratio": peer / mine,
+        "work": work, "n_states": n_states, "steps": int(steps), **mine, "hmmlearn_ms": peer,
+        "ratio": peer / mine["ms"],
     }  # fmt: skip
 
 
@@ -122,10 +121,10 @@ def steps_rows():
         gamma, steps = np.empty_like(ll), np.empty_like(A)
         loglik, status = np.empty(20), np.empty(20, np.int64)
         args = (ll, offsets, initial, A, None, None, None, gamma, loglik, status, None, steps)
-        ms, spread = milliseconds(lambda args=args: dense.smooth(*args), 15)
+        times = milliseconds(lambda args=args: dense.smooth(*args), 15)
         yield {
             "work": "posteriors and moves of each step, 20 sequences of 1,000, a matrix a step",
-            "n_states": n_states, "steps": len(ll), "ms": ms, "spread_ms": spread,
+            "n_states": n_states, "steps": len(ll), **times,
         }  # fmt: skip
 
 
@@ -140,6 +139,4 @@ if __name__ == "__main__":
     print("variant", VARIANT)
     for row in rows():
         peer = f"{row['hmmlearn_ms']:10.2f} ms hmmlearn  {row['ratio']:6.1f} x" if "ratio" in row else ""
-        print(
-            f"{row['work']:75s} N {row['n_states']:4d} {row['ms']:9.3f} +- {row['spread_ms']:.3f} ms {peer}", flush=True
-        )
+        print(f"{row['work']:75s} N {row['n_states']:4d} {row['ms']:9.3f} ms {peer}", flush=True)

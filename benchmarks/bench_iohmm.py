@@ -6,7 +6,7 @@ closest thing to the peer's model. Log-likelihood and posteriors under equal par
 counts; a fit of ours lasts until it has the likelihood that the peer's fit reached.
 """
 
-from measure import Record, quartiles, single_thread
+from measure import Record, disagreement, in_turn, quartiles, single_thread
 
 if __name__ == "__main__":
     single_thread()
@@ -105,13 +105,7 @@ def times(expectation, parameters, target, repeats):
         "expectation": lambda: expectation.statistics(parameters),
         "iteration": lambda: iteration(expectation, parameters),
     }
-    spent = {name: [] for name in stages}
-    for _ in range(repeats + 1):
-        for name, stage in stages.items():
-            start = time.perf_counter()
-            stage()
-            spent[name].append(1e3 * (time.perf_counter() - start))
-    spent = {name: values[1:] for name, values in spent.items()}
+    spent = in_turn(stages, repeats)
     fits = [fit_to(expectation, parameters, target) for _ in range(3)]
     spent["fit"] = None if None in fits else fits
     return spent
@@ -136,25 +130,35 @@ def compare(parameters, sequences, answer):
 
 
 def rows(quick=False):
-    """Yield the records; a peer that is not installed gives one record without times."""
+    """Yield the records; a peer that cannot be timed gives records that say why."""
     for package, (kind, driven, iterations) in PEERS.items():
         python = interpreter(package)
         if python is None:
-            yield Record(SECTION, "all", peer=package, note="not installed, not measured")
+            yield from without_times(package, note="not installed")
             continue
         data = problem(kind, driven)
         size = {"repeats": 2 if quick else 5, "iterations": max(2, iterations // (5 if quick else 1))}
         try:
             answer = ask(package, python, {**data, **size})
         except RuntimeError as error:
-            yield Record(SECTION, "all", peer=package, note=f"not measured: {error}")
+            yield from without_times(package, note=str(error))
             continue
         parameters, sequences = ours(data, kind, driven)
-        compare(parameters, sequences, answer)
+        try:
+            compare(parameters, sequences, answer)
+        except AssertionError as error:
+            yield from without_times(package, failed=disagreement(error))
+            continue
         with Expectation(sequences) as expectation:
             mine = times(expectation, parameters, float(answer["reached"]), 5 if quick else 31)
         setting = f'{"linear Gaussian" if driven else "Gaussian"} outputs, "{kind}" rows'
         yield from records(package, answer, mine, setting, size)
+
+
+def without_times(package, **reason):
+    """Yield the records of a peer that has no times, for what has a target."""
+    for work in ("EM iteration", "fit to the same likelihood"):
+        yield Record(SECTION, work, peer=package, **reason)
 
 
 def records(package, answer, mine, setting, size):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"]
-PACKAGES = ["hiermm", "numpy", "scipy", "scikit-learn", "hmmlearn", "dynamax", "jax", "torch"]
+PACKAGES = ["numpy", "scipy", "scikit-learn", "hmmlearn", "dynamax", "jax", "torch"]
 
 
 @dataclass
@@ -40,6 +40,11 @@ class Record:
     def ratio(self):
         """How many times faster than the peer, or None."""
         return self.peer_ms / self.ms if self.peer_ms and self.ms else None
+
+
+def disagreement(error):
+    """Say in one line what an AssertionError of a comparison found."""
+    return ("the numbers disagree: " + " ".join(str(error).split()))[:300]
 
 
 def single_thread():
@@ -94,7 +99,9 @@ def processor():
 
 def versions():
     """Versions of Python and of the packages that take part; None where one is not installed."""
-    found = {"Python": platform.python_version()}
+    import hiermm
+
+    found = {"Python": platform.python_version(), "hiermm": hiermm.__version__}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

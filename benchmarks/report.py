@@ -6,10 +6,14 @@ from targets import MEMORY, verdict
 
 INTRODUCTION = """\
 Written by `make bench`. Times are medians in milliseconds of one thread, with the quartiles in brackets; a ratio is the
-peer's median over hiermm's in this same run. Before a peer is timed its numbers are compared with hiermm's (log-
-likelihoods, posteriors, parameters after an iteration or an epoch), and where they differ no ratio is given. Compiled
-peers (dynamax, JAX) are compiled before they are timed. Peers that are not installed are not measured, and no number is
-quoted for them; `make peers` installs all of them.
+peer's median over hiermm's in this same run. Before a peer is timed its numbers are compared with hiermm's: posteriors
+and log-likelihoods under equal parameters, parameters after an iteration of EM or an epoch. Where they differ, no time
+and no ratio is given. Compiled peers (dynamax, JAX) are compiled before they are timed. Peers that are not installed
+are not measured, and no number is quoted for them; `make peers` installs all of them.
+
+Flat chains and several levels are timed by the kernel alone, in processor time of the one thread; EM iterations by the
+E-step and M-step that `fit` runs, input-output models likewise, threads by `fit` as a whole, all three by the clock on
+the wall. A fit of an input-output model lasts until it has the likelihood that the peer reached from the same start.
 """
 
 
@@ -100,8 +104,8 @@ def markdown(about, packages, records, growth, peaks, parts, quick):
     text += "\n" + "".join(f"- {name}: {value}\n" for name, value in about.items())
     text += "- " + ", ".join(f"{name} {version or '(not installed)'}" for name, version in packages.items()) + "\n"
     text += "\n" + summary(records, peaks)
-    for section, members in itertools.groupby(records, key=lambda record: record.section):
-        text += f"\n## {section}\n\n" + comparison(members)
+    for section in dict.fromkeys(record.section for record in records):
+        text += f"\n## {section}\n\n" + comparison([r for r in records if r.section == section])
     if peaks:
         text += "\n## Memory against T\n\nOne sequence, three EM iterations, the peak of resident memory.\n\n"
         text += memory_table(peaks)

@@ -6,7 +6,7 @@ status 1. Medians and ratios go to the screen, to `benchmarks/results.md` and to
     python benchmarks/run.py [--quick] [--only em,iohmm] [--out DIRECTORY]
 """
 
-from measure import Record, machine, quartiles, single_thread, versions
+from measure import Record, disagreement, machine, quartiles, single_thread, versions
 
 single_thread()
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import bench_analysis
 import bench_dense
+import bench_dynamax
 import bench_em
 import bench_growth
 import bench_iohmm
@@ -30,7 +31,7 @@ import bench_softmax
 import memory
 from profiles import profile
 from report import markdown
-from targets import verdict
+from targets import RATIOS, verdict
 
 FIELDS = ["section", "work", "ms", "low", "high", "peer", "peer_ms", "ratio", "target", "verdict", "note", "failed"]
 
@@ -38,8 +39,7 @@ FIELDS = ["section", "work", "ms", "low", "high", "peer", "peer_ms", "ratio", "t
 def dense(quick):
     """Yield the records of `bench_dense`."""
     for row in bench_dense.rows(16 if quick else 256):
-        half = row["spread_ms"] / 2
-        times = {"ms": row["ms"], "low": row["ms"] - half, "high": row["ms"] + half}
+        times = {"ms": row["ms"], "low": row["low_ms"], "high": row["high_ms"]}
         peer = {"peer": "hmmlearn scaling", "peer_ms": row["hmmlearn_ms"]} if "ratio" in row else {}
         yield Record("Flat chains, kernels", f"{row['work']}, K = {row['n_states']}", **times, **peer)
 
@@ -66,7 +66,10 @@ def rnn(quick):
         peers = [peer for peer in bench_rnn.PEERS if row[f"{peer}_ms"]]
         for peer in peers:
             yield Record("Recurrent network", work, **times, peer=peer, peer_ms=row[f"{peer}_ms"])
-        if not peers:
+        absent = [peer for peer in bench_rnn.PEERS if peer not in peers and (work, peer) in RATIOS]
+        for peer in absent:
+            yield Record("Recurrent network", work, **times, peer=peer, note="not installed")
+        if not peers + absent:
             yield Record("Recurrent network", work, **times)
 
 
@@ -102,6 +105,7 @@ def imports(quick):
 
 SECTIONS = {
     "dense": dense,
+    "dynamax": bench_dynamax.rows,
     "em": bench_em.rows,
     "multiscale": multiscale,
     "iohmm": bench_iohmm.rows,
@@ -122,8 +126,11 @@ def collect(names, quick):
                 records.append(record)
                 print(line(record), flush=True)
         except AssertionError as error:
-            reason = " ".join(str(error).split()) or "the numbers differ"
-            records.append(Record(name, "the numbers disagree: no times", failed=reason[:300]))
+            records.append(Record(name, "all", failed=disagreement(error)))
+            print(line(records[-1]), flush=True)
+        except Exception as error:  # a peer whose interface has changed must not cost the other sections' numbers
+            reason = f"stopped by {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            records.append(Record(name, "all", failed=reason))
             print(line(records[-1]), flush=True)
         print(f"-- {name}: {time.perf_counter() - start:.0f} s", flush=True)
     return records
@@ -132,7 +139,7 @@ def collect(names, quick):
 def line(record):
     """One line for the screen."""
     if record.failed or record.ms is None:
-        return f"{record.section}: {record.work} {record.peer or ''} {record.failed or record.note}"
+        return f"{record.section}: {record.work}, {record.peer or 'all peers'}: {record.failed or record.note}"
     peer = f"{record.peer}: {record.peer_ms:10.2f} ms, {record.ratio:7.1f} times" if record.ratio else ""
     return f"{record.work:75} {record.ms:10.3f} ms  {peer}  {verdict(record)[1]}"
 
