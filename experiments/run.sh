@@ -12,6 +12,7 @@ LEVELS=sticky-2-slower,sticky-3-slower,periodic-2-slower,periodic-3-slower,stick
 PATIENT=$(echo iohmm,$LEVELS | sed 's/,/-patient,/g')-patient
 LATCHED=$(echo iohmm,$LEVELS | sed 's/,/-latched,/g')-latched
 SOME_LATCHED=iohmm-latched,sticky-2-slower-latched,sticky-3-slower-latched,periodic-2-slower-latched,periodic-3-slower-latched,periodic-2-faster-latched
+NOISY=iohmm-latched,sticky-2-slower-latched,sticky-2-faster-latched,periodic-2-slower-latched,periodic-2-faster-latched,periodic-3-slower-latched,periodic-3-faster-latched
 MORE=iohmm-patient,sticky-2-faster-patient,periodic-2-faster-patient,periodic-3-faster-patient
 
 # The tables of a folder hold all trials named after it; where two commands share a folder, their trials were joined.
@@ -27,8 +28,10 @@ hiermm experiment two-sequence --out two-sequence-long --lengths 1000:3 \
     --models "$SGD,$ADAM,$ORTHOGONAL,guessing,iohmm,sticky-2-slower,periodic-2-slower,$SOME_LATCHED"
 hiermm experiment two-sequence --out two-sequence-long --lengths 3000:2 \
     --models "$SGD,$ADAM,rnn-adam-1-orthogonal,rnn-adam-4-orthogonal,rnn-adam-6-orthogonal,guessing,iohmm-latched,periodic-2-slower-latched"
-hiermm experiment two-sequence --out two-sequence-noise --lengths 100:5 --noise 0.5 \
-    --models rnn-adam-1,rnn-adam-6,rnn-adam-1-orthogonal,rnn-adam-4-orthogonal,rnn-adam-6-orthogonal,guessing,iohmm,iohmm-latched,sticky-2-slower-latched,periodic-2-slower-latched,periodic-2-faster-latched
+hiermm experiment two-sequence --out two-sequence-noise --lengths 40:10,100:10 --noise 0.5 \
+    --models "$NOISY"
+hiermm experiment two-sequence --out two-sequence-noise --lengths 100:10 --noise 0.5 \
+    --models rnn-adam-1,rnn-adam-6,rnn-adam-1-orthogonal,rnn-adam-4-orthogonal,rnn-adam-6-orthogonal,guessing,iohmm
 hiermm experiment network --out network --lengths 10:5,20:5,40:5,100:3 \
     --models "$SGD,$ADAM,rnn-adam-1-orthogonal,rnn-adam-4-orthogonal,rnn-adam-6-orthogonal,guessing,iohmm,sticky-2-slower,periodic-2-slower,iohmm-latched"
 hiermm experiment tomita --out tomita
