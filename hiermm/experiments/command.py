@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-QUICK_TRIALS = {"two-sequence": 2, "network": 1, "tomita": 3}
+QUICK_TRIALS = {"two-sequence": 3, "network": 2, "tomita": 3}
 TRIALS = {"two-sequence": 10, "network": 10, "tomita": 20}
 
 
@@ -34,7 +34,7 @@ def add_experiment(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--noise", metavar="A", type=_noise, help="noise after the pattern, two-sequence only (0.1)")
     parser.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of data and models (%(default)s)")
     parser.add_argument("--jobs", metavar="J", type=_positive, default=2, help="processes (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="short lengths, few trials and updates: a few minutes")
+    parser.add_argument("--quick", action="store_true", help="short lengths, few trials and updates: about two minutes")
     parser.add_argument("--out", metavar="DIR", type=Path, help="results (hiermm-EXPERIMENT/)")
     parser.set_defaults(run=run_experiment)
 

@@ -11,7 +11,7 @@ from hiermm.experiments.trials import Trial, integer
 from hiermm.tasks import two_sequence
 
 LENGTHS = (10, 20, 40, 100)
-QUICK_LENGTHS = (10, 40)
+QUICK_LENGTHS = (10, 40, 100)
 ALL_ROWS = tuple(CONTESTANTS)
 ROWS = tuple(name for name, row in CONTESTANTS.items() if row.family != "remedy")
 SHORTEST = 3
