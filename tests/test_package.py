@@ -39,7 +39,7 @@ def test_an_installed_build_is_the_one_that_is_tested():
     assert where == PACKAGE.resolve(), f"hiermm is installed in {where} but {PACKAGE} is tested; run pytest by its name"
     assert installed.version == hiermm.__version__
     listed = {Path(str(file)).suffix for file in installed.files or [] if str(file).startswith("hiermm/")}
-    assert not listed & {".c", ".pyx", ".h", ".pxd"}, "an installed package carries no sources of its kernels"
+    assert not listed & {".c", ".pyx", ".h", ".pxd", ".pxi"}, "an installed package carries no sources of its kernels"
 
 
 def test_version():
