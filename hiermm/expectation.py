@@ -17,6 +17,7 @@ from hiermm.inference import filter, smooth
 SCRATCH_BYTES = 32 << 20  # working memory of one thread in the E-step
 PIECE_STEPS = 1 << 15  # steps in one piece, when memory allows more: small enough for caches and threads
 TINY = 1e-290
+LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Parameters:
     def bytes_per_step(self):
         """Return the working memory that the E-step takes for each step of data."""
         joint, emit = self.chain.n_states, self.emission.n_states
+        padded = -(-joint // LANES) * LANES
         rows = 3 * int(self.chain.bounds[-1]) if self.chain.driven else 0
-        return 8 * (4 * joint + 2 * emit + rows + 8)
+        return 8 * (3 * padded + 2 * joint + 2 * emit + rows + 8)
 
 
 class Piece(NamedTuple):
