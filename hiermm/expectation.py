@@ -14,7 +14,7 @@ from joblib import effective_n_jobs
 
 from hiermm.inference import filter, smooth
 
-SCRATCH_BYTES = 32 << 20  # working memory of one thread in the E-step
+SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_STEPS = 1 << 15  # steps in one piece, when memory allows more: small enough for caches and threads
 TINY = 1e-290
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
