@@ -1,0 +1,209 @@
+"""What fitted models answer: likelihoods, posteriors, paths, predictions, samples, operators."""
+
+import numpy as np
+import oracles
+import pytest
+from markov_cases import TRUE_A, driven_model, gaussian_model, quiet
+
+import hiermm.expectation
+from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
+from hiermm.emissions import Categorical, Gaussian, PoissonRegression
+from hiermm.expectation import ImpossibleObservation
+
+
+def test_hmm_agrees_with_enumeration():
+    model = gaussian_model(2)
+    X = np.random.default_rng(2).normal(size=(6, 2)) * 2
+    X[2] = np.nan
+    X[4, 1] = np.nan
+    b = np.nansum(
+        -0.5 * ((X[:, None] - model.emission_.means_) ** 2 / 0.5 + np.log(2 * np.pi * 0.5)) * ~np.isnan(X)[:, None],
+        axis=-1,
+    )
+    want, best, best_log_prob = oracles.enumerate_chain(model.initial_, np.repeat(TRUE_A[None], 6, axis=0), b)
+    assert model.log_likelihood(X) == pytest.approx(want.loglik, rel=1e-12)
+    np.testing.assert_allclose(model.posterior(X), want.gamma, atol=1e-12)
+    np.testing.assert_allclose(model.posterior(X, mode="filter"), want.filtered, atol=1e-12)
+    log_prob, path = model.decode(X)
+    assert log_prob == pytest.approx(best_log_prob, rel=1e-12)
+    np.testing.assert_array_equal(path, best)
+
+
+def test_score_counts_observed_steps_only(series):
+    X = series[0][:50].copy()
+    X[10:20] = np.nan
+    model = gaussian_model()
+    assert model.score(X) == pytest.approx(model.log_likelihood(X) / 40, rel=1e-14)
+    parts = model.sequence_log_likelihoods([X[:30], X[30:]])
+    assert parts.shape == (2,)
+    assert model.log_likelihood(X, lengths=[30, 20]) == pytest.approx(parts.sum(), rel=1e-14)
+
+
+def test_filtering_does_not_see_the_future(series):
+    X = series[0][:60]
+    changed = X.copy()
+    changed[40:] += 5
+    model = gaussian_model()
+    np.testing.assert_array_equal(model.posterior(X, mode="filter")[:40], model.posterior(changed, mode="filter")[:40])
+    assert np.abs(model.posterior(X)[:40] - model.posterior(changed)[:40]).max() > 1e-4
+
+
+def test_permuting_states_permutes_everything(series):
+    X, order = series[0][:80], np.array([2, 0, 1])
+    model = gaussian_model()
+    other = HMM.from_parameters(
+        initial=model.initial_[order],
+        transition=TRUE_A[np.ix_(order, order)],
+        emission=Gaussian.from_parameters(
+            means=model.emission_.means_[order], covariances=model.emission_.covariances_[order], covariance="diag"
+        ),
+    )
+    assert other.log_likelihood(X) == pytest.approx(model.log_likelihood(X), rel=1e-13)
+    np.testing.assert_allclose(other.posterior(X), model.posterior(X)[:, order], atol=1e-13)
+
+
+def test_constant_inputs_are_no_inputs(series):
+    X = series[0]
+    plain = gaussian_model()
+    with np.errstate(divide="ignore"):
+        intercept = np.log(TRUE_A)
+    driven = IOHMM.from_parameters(
+        initial=plain.initial_, coef=np.zeros((3, 3, 1)), intercept=intercept, emission=plain.emission_
+    )
+    u = np.ones((len(X), 1))
+    assert driven.log_likelihood(u, X) == pytest.approx(plain.log_likelihood(X), rel=1e-12)
+    np.testing.assert_allclose(driven.posterior(u, X), plain.posterior(X), atol=1e-12)
+
+
+def test_one_level_is_the_flat_model(series):
+    X = series[0][:200]
+    plain = gaussian_model()
+    one = MultiscaleHMM.from_parameters(
+        initial=[plain.initial_[None]], transition=[TRUE_A[None]], emission=plain.emission_, timescales=(1,)
+    )
+    assert one.log_likelihood(X) == plain.log_likelihood(X)
+    np.testing.assert_array_equal(one.posterior(X), plain.posterior(X))
+    periodic = MultiscaleHMM.from_parameters(
+        initial=[plain.initial_[None]], transition=[TRUE_A[None]], emission=plain.emission_, timescales=(3,),
+        clock="periodic",
+    )  # fmt: skip
+    assert periodic.log_likelihood(X) != pytest.approx(plain.log_likelihood(X))
+
+
+def test_the_extinct_state_survives_blocks(monkeypatch):
+    means, X = [[0.0], [1.0]], np.full((300, 1), 0.0)
+    X[250:] = 40.0
+    emission = Gaussian.from_parameters(means=means, covariances=[[0.04], [0.04]], covariance="diag")
+    model = HMM.from_parameters(initial=[0.5, 0.5], transition=np.eye(2), emission=emission)
+    whole = model.log_likelihood(X)
+    b = model.emission_.log_likelihood(X, np.empty((300, 0))).sum(axis=0)
+    assert whole == pytest.approx(np.logaddexp(*b) + np.log(0.5), rel=1e-12)
+    monkeypatch.setattr(hiermm.expectation, "SCRATCH_BYTES", 40 * model._parameters().bytes_per_step())
+    assert model.log_likelihood(X) == pytest.approx(whole, rel=1e-12)
+
+
+def test_impossible_observations():
+    emission = Categorical.from_parameters(probs=[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    model = HMM.from_parameters(initial=[0.5, 0.5], transition=np.full((2, 2), 0.5), emission=emission)
+    X = np.array([[0], [1], [0], [2]])
+    assert model.log_likelihood(X) == -np.inf
+    assert model.score(X) == -np.inf
+    np.testing.assert_array_equal(np.isneginf(model.sequence_log_likelihoods(X, lengths=[2, 2])), [False, True])
+    for call in [model.posterior, model.decode, model.predict]:
+        with pytest.raises(ImpossibleObservation, match="sequence 1, step 1"):
+            call(X, lengths=[2, 2])
+
+
+def test_rates_beyond_range_in_states_that_cannot_be():
+    emission = PoissonRegression.from_parameters(coef=[[[1.0]], [[800.0]]], intercept=[[0.0], [0.0]])
+    stay = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
+    model = IOHMM.from_parameters(initial=[1, 0], coef=np.zeros((2, 2, 1)), intercept=stay, emission=emission)
+    np.testing.assert_allclose(model.predict(np.array([[0.0], [1.0]])), [1, np.e], rtol=1e-14)
+
+
+def test_predict_looks_at_inputs_only(driven):
+    u = driven[0]
+    model = driven_model()
+    mean = model.predict(u)
+    states, steps = np.array([0.5, 0.5]), []
+    for t in range(len(u)):
+        if t:
+            z = np.exp(model.intercept_ + model.coef_ @ u[t])
+            states = states @ (z / z.sum(axis=1, keepdims=True))
+        steps.append(states @ (model.emission_.coef_[:, 0] @ u[t] + model.emission_.intercept_[:, 0]))
+    np.testing.assert_allclose(mean, steps, rtol=1e-10)
+
+
+def test_sampling_honours_seed_and_marginals():
+    model = gaussian_model()
+    a, b = model.sample(50, random_state=1), model.sample(50, random_state=1)
+    np.testing.assert_array_equal(a[0], b[0])
+    assert not np.array_equal(a[0], model.sample(50, random_state=2)[0])
+    X, states = model.sample(40_000, random_state=0)
+    moves = np.zeros((3, 3))
+    np.add.at(moves, (states[:-1], states[1:]), 1)
+    np.testing.assert_allclose(moves / moves.sum(axis=1, keepdims=True), TRUE_A, atol=0.02)
+    assert np.abs(X[states == 2].mean() - 3) < 0.05
+
+
+def test_levels():
+    model = MultiscaleHMM((2, 3), timescales=(8, 1), random_state=0, max_iter=3, tol=1)
+    X = np.random.default_rng(0).normal(size=(60, 1))
+    quiet(model, X)
+    joint = model.posterior(X).reshape(60, 2, 3)
+    np.testing.assert_allclose(model.level_posterior(X, level=0), joint.sum(axis=2), atol=1e-14)
+    np.testing.assert_allclose(model.level_posterior(X, level=1), joint.sum(axis=1), atol=1e-14)
+    states = model.predict(X)
+    np.testing.assert_array_equal(model.levels_of(states), np.stack([states // 3, states % 3], axis=1))
+    parts = [X[:20], X[20:]]
+    shapes = [levels.shape for levels in model.levels_of(model.predict(parts))]
+    assert shapes == [level.shape for level in model.level_posterior(parts, level=0)] == [(20, 2), (40, 2)]
+    np.testing.assert_allclose(np.diagonal(model.transition_[0], axis1=1, axis2=2), 7 / 8, atol=1e-15)
+    for level in (2, -1, 0.5):
+        with pytest.raises(ValueError, match="level must be 0 to 1"):
+            model.level_posterior(X, level=level)
+
+
+def test_operators():
+    model = driven_model()
+    u = np.random.default_rng(0).normal(size=(7, 2))
+    ops = model.operators(u, lengths=[4, 3])
+    assert ops.runs() == [(0, 3), (3, 5)]
+    z = np.exp(model.intercept_ + model.coef_ @ u[5])
+    np.testing.assert_allclose(ops.matrices[3], (z / z.sum(axis=1, keepdims=True)).T, rtol=1e-12)
+    with pytest.raises(ValueError, match="needs X"):
+        model.operators()
+    assert gaussian_model().operators().forever
+    constant = gaussian_model().operators(np.zeros((9, 1)))
+    assert len(constant) == 8
+    assert len(constant.matrices) == 1
+    big = MultiscaleIOHMM.from_parameters(
+        initial=[np.full((1, 8), 1 / 8)] * 3, coef=[np.zeros((1, 8, 8, 1))] * 3, intercept=[np.zeros((1, 8, 8))] * 3,
+        timescales=(1, 1, 1), coupling="none", emission_levels=(2,),
+        emission=Gaussian.from_parameters(means=np.zeros((8, 1)), covariances=np.ones((8, 1)), covariance="diag"),
+    )  # fmt: skip
+    with pytest.raises(MemoryError, match="512 x 512"):
+        big.operators(np.zeros((5000, 1)))
+
+
+def test_credit_sources_are_gradients_of_the_predictive_log_likelihood(driven):
+    u, y, _ = driven
+    u, y = u[:12], y[:12].copy()
+    y[5] = np.nan
+    model = driven_model()
+    sources = model.credit_sources(u, y, lengths=[7, 5])
+    assert (sources[5] == 0).all()
+    b = np.exp(model.emission_.log_likelihood(y, u))
+    for start, stop in [(0, 7), (7, 12)]:
+        p, alpha = model.initial_, None
+        for t in range(start, stop):
+            if t > start:
+                z = np.exp(model.intercept_ + model.coef_ @ u[t])
+                p = alpha @ (z / z.sum(axis=1, keepdims=True))
+            if t != 5:
+                for j in range(2):
+                    step = np.zeros(2)
+                    step[j] = 1e-6
+                    slope = (np.log((p + step) @ b[t]) - np.log((p - step) @ b[t])) / 2e-6
+                    assert sources[t, j] == pytest.approx(slope, rel=1e-6, abs=1e-8)
+            alpha = p * b[t] / (p @ b[t])
