@@ -55,6 +55,62 @@ static void likelihood_rows(const double *ll, ptrdiff_t rows, ptrdiff_t M, doubl
     if (M < VL) exp_minus(out, rows * stride, 0.0, out);
 }
 
+/* Where a vector of padded states lies in a natural row: its lanes in `mask` hold the `count` doubles from `first` on. */
+typedef struct {
+    ptrdiff_t first;
+    int mask, count;
+} Packing;
+
+/* Vector v of a row of states; without packing the row is padded already. */
+INLINE vd states_load(const double *row, const Packing *packing, ptrdiff_t v, double fill) {
+    if (!packing) return vload(row + v * VL);
+    const Packing p = packing[v];
+#if VL == 8
+    const __m512d x = _mm512_maskz_loadu_pd((__mmask8)((1 << p.count) - 1), row + p.first);
+    return (vd)_mm512_mask_expand_pd(_mm512_set1_pd(fill), (__mmask8)p.mask, x);
+#else
+    vd x = vset(fill);
+    for (int l = 0, i = 0; l < VL; l++)
+        if (p.mask >> l & 1) x[l] = row[p.first + i++];
+    return x;
+#endif
+}
+INLINE void states_store(double *row, const Packing *packing, ptrdiff_t v, vd x) {
+    if (!packing) {
+        vstore(row + v * VL, x);
+        return;
+    }
+    const Packing p = packing[v];
+#if VL == 8
+    _mm512_mask_storeu_pd(row + p.first, (__mmask8)((1 << p.count) - 1),
+                          _mm512_maskz_compress_pd((__mmask8)p.mask, (__m512d)x));
+#else
+    for (int l = 0, i = 0; l < VL; l++)
+        if (p.mask >> l & 1) row[p.first + i++] = x[l];
+#endif
+}
+static void states_store_row(double *row, const Packing *packing, ptrdiff_t n, const double *x) {
+    for (ptrdiff_t v = 0; v < n / VL; v++) states_store(row, packing, v, vload(x + v * VL));
+}
+
+/* b = exp(ll - top) for a row of states, n vectors with 0 at padding; returns top, the largest. */
+INLINE double row_likelihood(ptrdiff_t n, const double *ll, const Packing *packing, double *b) {
+    vd most = states_load(ll, packing, 0, -INFINITY);
+#pragma GCC unroll 8
+    for (ptrdiff_t v = 1; v < n; v++) most = vmax(most, states_load(ll, packing, v, -INFINITY));
+    const double top = hmax(most);
+    const vd shift = vset(top == -INFINITY ? 0.0 : top);
+#pragma GCC unroll 8
+    for (ptrdiff_t v = 0; v < n; v++) vstore(b + v * VL, vexp_low(states_load(ll, packing, v, -INFINITY) - shift));
+    return top;
+}
+
+/* The same for rows of N log-likelihoods; out has n doubles a row. */
+static void likelihood_states(const double *ll, ptrdiff_t rows, ptrdiff_t N, const Packing *packing, double *top,
+                              double *out, ptrdiff_t n) {
+    for (ptrdiff_t k = 0; k < rows; k++) top[k] = row_likelihood(n / VL, ll + k * N, packing, out + k * n);
+}
+
 /* out[p] = x[column[p]] */
 static void expand(const double *x, const int64_t *column, ptrdiff_t n, double *out) {
     for (ptrdiff_t p = 0; p < n; p++) out[p] = x[column[p]];
@@ -62,7 +118,7 @@ static void expand(const double *x, const int64_t *column, ptrdiff_t n, double *
 
 /* out = predicted * scale * b; returns its sum. *faint tells whether some predicted * scale (+ lift, 1 at padding) is
  * below `least`. */
-static double absorb(ptrdiff_t n, const double *predicted, double scale, const double *b, const double *lift,
+INLINE double absorb(ptrdiff_t n, const double *predicted, double scale, const double *b, const double *lift,
                      double least, double *out, int *faint) {
     vd sum = {}, more = {}, low = vset(1.0);
     const vd s = vset(scale);
@@ -85,6 +141,8 @@ static double absorb(ptrdiff_t n, const double *predicted, double scale, const d
     return hsum(sum + more);
 }
 
+enum { AHEAD = 4 }; /* rows that a backward recursion asks for in advance */
+
 /* Ask for n doubles that a backward recursion will want soon: the rows lie behind each other in memory, but their use
  * is too far apart for the processor to foresee it. */
 INLINE void ask_for(const double *x, ptrdiff_t n) {
@@ -93,7 +151,7 @@ INLINE void ask_for(const double *x, ptrdiff_t n) {
 
 /* w = b * beta * scale where alpha > 0: a message about states without mass must not drown the others. Gives the sum
  * of w, and in *evidence that of alpha * beta. */
-static double combine(ptrdiff_t n, const double *alpha, const double *beta, const double *b, double scale, double *w,
+INLINE double combine(ptrdiff_t n, const double *alpha, const double *beta, const double *b, double scale, double *w,
                       double *evidence) {
     const vd s = vset(scale);
     vd z = {}, y = {}, q = {}, r = {};
@@ -117,7 +175,7 @@ static double combine(ptrdiff_t n, const double *alpha, const double *beta, cons
 }
 
 /* share = alpha * factor, posterior = share * beta; the posterior may take the place of alpha. */
-static void posteriors(ptrdiff_t n, const double *alpha, const double *beta, double factor, double *share,
+INLINE void posteriors(ptrdiff_t n, const double *alpha, const double *beta, double factor, double *share,
                        double *posterior) {
     const vd f = vset(factor);
     for (ptrdiff_t p = 0; p < n; p += VL) {

@@ -23,17 +23,18 @@ cdef extern from "levels_log.h" nogil:
     void log_counts(const Shape *s, const double *log_A, const double *F, const double *G, double evidence, double *xi)
     void max_move(const Shape *s, const double *log_A, const double *x, double *out, int32_t *best)
 
-cdef extern from "levels_same.h" nogil:
-    int same_kind(const Level *levels, Py_ssize_t S, int parent)
-    const double *kind_advance(int kind, const Level *levels, const double *x, double *room, Py_ssize_t n)
-    const double *kind_retreat(int kind, const Level *levels, const double *w, double *room, Py_ssize_t n,
-                               const double **partial)
-    void kind_count(int kind, const Level *levels, const double *x, double *room, Py_ssize_t n, const double **partial)
-
 cdef extern from "likelihood.h" nogil:
+    ctypedef struct Packing:
+        Py_ssize_t first
+        int mask, count
+
     double scale1(double x, double *exponent)
     double *simd_alloc(int64_t doubles)
     const int VL
+    const int AHEAD
+    void states_store_row(double *row, const Packing *packing, Py_ssize_t n, const double *x)
+    void likelihood_states(const double *ll, Py_ssize_t rows, Py_ssize_t N, const Packing *packing, double *top,
+                           double *out, Py_ssize_t n)
     void likelihood_rows(const double *ll, Py_ssize_t rows, Py_ssize_t M, double *top, double *out, Py_ssize_t stride)
     void expand(const double *x, const int64_t *column, Py_ssize_t n, double *out)
     double absorb(Py_ssize_t n, const double *predicted, double scale, const double *b, const double *lift,
@@ -46,16 +47,34 @@ cdef extern from "likelihood.h" nogil:
     double weigh_in_logs(Py_ssize_t n, Py_ssize_t step, const double *x, const double *alive, const double *ll,
                          const int64_t *column, Py_ssize_t M, double *out)
 
+cdef extern from "levels_same.h" nogil:
+    ctypedef struct Frame:
+        const Level *levels
+        const double *lift
+        const Packing *packing
+        Py_ssize_t states
+        double faint, weak
+
+    ctypedef struct Scale:
+        double total, power, exponent, shift
+
+    int same_kind(const Level *levels, Py_ssize_t S, int parent)
+    Py_ssize_t kind_filter(int kind, const Frame *f, Py_ssize_t rows, const double *alpha, const double *ll, double *b,
+                           Py_ssize_t stride, double *out, Scale *scale)
+    Py_ssize_t kind_smooth(int kind, const Frame *f, Py_ssize_t rows, const double *alpha, const double *b, double *w,
+                           double *posterior, const Packing *packing, Scale *scale)
+    Py_ssize_t kind_smooth_counting(int kind, const Frame *f, Py_ssize_t rows, const double *alpha, const double *b,
+                                    double *w, double *posterior, const Packing *packing, Scale *scale)
+
 cdef enum:
     MAX_LEVELS = 32
-    AHEAD = 4  # rows that the backward recursion asks for in advance
     KEPT = 1 << 20  # doubles: likelihoods that the backward recursion takes over from the forward one
 
 
 cdef struct Chain:
     Py_ssize_t S, N, M, total, padded, t0
     int parent, first, step  # coupling; order of the forward moves: from the leaf of the coupling to its root
-    bint natural, direct  # the padded layout is the natural one; and every state has its own column
+    bint natural, direct  # the padded layout is the natural one; every state has its own column
     bint one_row
     int kind  # levels of one size that move together in every step, or 0
     const double *ll
@@ -65,6 +84,8 @@ cdef struct Chain:
     const int64_t *emit
     Shape *shapes
     Level *levels
+    Packing *packing  # (padded / VL,) from the natural layout to the padded one
+    Frame frame
     int64_t *place  # (N,) padded position of a joint state
     int64_t *column  # (padded,) column of ll, M at padding
     # scratch; arrays of states are padded
@@ -152,17 +173,25 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
     c.padded = levels_init(c.levels, c.shapes, c.S, parent, 1)
     c.kind = same_kind(c.levels, c.S, parent) if max(periods) == 1 else 0
     c.place = <int64_t *> malloc((c.N + max(c.padded, 0)) * sizeof(int64_t))
-    if c.padded < 0 or c.place == NULL:
+    c.packing = <Packing *> calloc(max(c.padded, 0) // VL, sizeof(Packing))
+    if c.padded < 0 or c.place == NULL or c.packing == NULL:
         raise MemoryError
     c.column = c.place + c.N
-    c.natural, c.direct = c.padded == c.N, c.M == c.N and c.padded == c.N
+    c.natural, c.direct = c.padded == c.N, c.M == c.N
     for p in range(c.padded):
         c.column[p] = c.M
     for j in range(c.N):
         p = padded_position(c.levels, c.shapes, c.S, j)
         c.place[j], c.column[p] = p, emit[j]
         c.direct = c.direct and emit[j] == j
+        if c.packing[p // VL].count == 0:
+            c.packing[p // VL].first = j
+        c.packing[p // VL].mask |= 1 << p % VL
+        c.packing[p // VL].count += 1
     _open_scratch(c)
+    c.frame.levels, c.frame.lift, c.frame.states = c.levels, c.lift, c.N
+    c.frame.packing = NULL if c.natural else c.packing
+    c.frame.faint, c.frame.weak = FAINT, WEAK
 
 
 cdef _open_scratch(Chain *c):
@@ -190,6 +219,7 @@ cdef void _close(Chain *c) noexcept:
     free(c.levels)
     free(c.shapes)
     free(c.place)
+    free(c.packing)
     free(c.memory)
     free(c.exps)
     free(c.rows)
@@ -205,13 +235,8 @@ cdef void _spread(const Chain *c, const double *x, double *out) noexcept nogil:
 
 cdef void _collect(const Chain *c, const double *x, double *out) noexcept nogil:
     """From the padded to the natural layout."""
-    cdef Py_ssize_t j
-    if c.natural:
-        if x != out:
-            memcpy(out, x, c.N * sizeof(double))
-        return
-    for j in range(c.N):
-        out[j] = x[c.place[j]]
+    if x != out:
+        states_store_row(out, c.frame.packing, c.padded, x)
 
 
 cdef int _allocate_rows(Chain *c, Py_ssize_t rows, Py_ssize_t longest) except -1 nogil:

@@ -18,8 +18,12 @@ cdef const double *likelihood(Chain *c, Py_ssize_t k, Py_ssize_t start, Py_ssize
         c.chunk_from = start + (k - start) // c.chunk * c.chunk
         c.chunk_to = min(stop, c.chunk_from + c.chunk)
         base = start if c.keep_all else c.chunk_from
-        likelihood_rows(c.ll + c.chunk_from * c.M, c.chunk_to - c.chunk_from, c.M, c.top,
-                        c.exps + (c.chunk_from - base) * c.width, c.width)
+        if c.direct and not c.natural:
+            likelihood_states(c.ll + c.chunk_from * c.M, c.chunk_to - c.chunk_from, c.M, c.frame.packing, c.top,
+                              c.exps + (c.chunk_from - base) * c.width, c.width)
+        else:
+            likelihood_rows(c.ll + c.chunk_from * c.M, c.chunk_to - c.chunk_from, c.M, c.top,
+                            c.exps + (c.chunk_from - base) * c.width, c.width)
     if c.direct:
         return c.exps + (k - base) * c.width
     expand(c.exps + (k - base) * c.width, c.column, c.padded, c.b)
@@ -29,16 +33,14 @@ cdef const double *likelihood(Chain *c, Py_ssize_t k, Py_ssize_t start, Py_ssize
 cdef inline void load_forward(Chain *c, const double *row) noexcept nogil:
     """Bring the tables of all levels to a packed row."""
     cdef Py_ssize_t s
-    if c.levels[0].to.row != row:
-        for s in range(c.S):
-            table_load(&c.levels[s], &c.levels[s].to, row)
+    for s in range(c.S):
+        table_load(&c.levels[s], &c.levels[s].to, row)
 
 
 cdef inline void load_backward(Chain *c, const double *row) noexcept nogil:
     cdef Py_ssize_t s
-    if c.levels[0].back.row != row:
-        for s in range(c.S):
-            table_load(&c.levels[s], &c.levels[s].back, row)
+    for s in range(c.S):
+        table_load(&c.levels[s], &c.levels[s].back, row)
 
 
 cdef const double *advance(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *room) noexcept nogil:
@@ -46,9 +48,6 @@ cdef const double *advance(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t
     cdef Py_ssize_t q, s = c.first
     cdef const double *row = row_of(c, k)
     cdef double *out = room
-    if c.kind:
-        load_forward(c, row)
-        return kind_advance(c.kind, c.levels, x, room, c.padded)
     for q in range(c.S):
         if moves(c, s, t):
             table_load(&c.levels[s], &c.levels[s].to, row)
@@ -64,9 +63,6 @@ cdef const double *retreat(Chain *c, const double *w, Py_ssize_t k, Py_ssize_t t
     cdef Py_ssize_t q, s = c.first + (c.S - 1) * c.step
     cdef const double *row = row_of(c, k)
     cdef double *out = c.moved + 2 * c.padded
-    if c.kind:
-        load_backward(c, row)
-        return kind_retreat(c.kind, c.levels, w, out, c.padded, c.partial)
     for q in range(c.S):
         c.partial[s] = w
         if moves(c, s, t):
@@ -87,18 +83,31 @@ cdef void _flush(Chain *c) noexcept nogil:
     c.counted = NULL
 
 
-cdef void count(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *xi_step) noexcept nogil:
-    """Expected counts of the move into row k from `x` = alpha / sum(alpha beta), after `retreat`."""
-    cdef Py_ssize_t q, s = c.first, e
-    cdef const double *row = row_of(c, k)
-    cdef double *out = c.moved
+cdef inline void _begin_count(Chain *c, const double *row) noexcept nogil:
     if row != c.counted:
         _flush(c)
         c.counted = row
-    if c.kind:
-        load_forward(c, row)
-        kind_count(c.kind, c.levels, x, out, c.padded, c.partial)
-    for q in range(0 if c.kind else c.S):
+
+
+cdef void _give_counts(Chain *c, const double *row, double *xi_step) noexcept nogil:
+    """Expected counts of a single move, by the packed row `row`."""
+    cdef Py_ssize_t s, e
+    memset(xi_step, 0, c.total * sizeof(double))
+    for s in range(c.S):
+        level_counts(&c.levels[s], row, xi_step)
+    c.counted = NULL
+    if c.xi != NULL:
+        for e in range(c.total):
+            c.xi[row - c.A + e] += xi_step[e]
+
+
+cdef void count(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *xi_step) noexcept nogil:
+    """Expected counts of the move into row k from `x` = alpha / sum(alpha beta), after `retreat`."""
+    cdef Py_ssize_t q, s = c.first
+    cdef const double *row = row_of(c, k)
+    cdef double *out = c.moved
+    _begin_count(c, row)
+    for q in range(c.S):
         if moves(c, s, t):
             level_products(&c.levels[s], x, c.partial[s])
             if q + 1 < c.S:
@@ -108,13 +117,7 @@ cdef void count(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *x
                 out = c.moved + c.padded if out == c.moved else c.moved
         s += c.step
     if xi_step != NULL:
-        memset(xi_step, 0, c.total * sizeof(double))
-        for s in range(c.S):
-            level_counts(&c.levels[s], row, xi_step)
-        c.counted = NULL
-        if c.xi != NULL:
-            for e in range(c.total):
-                c.xi[row - c.A + e] += xi_step[e]
+        _give_counts(c, row, xi_step)
 
 
 cdef void move_reach(Chain *c, Py_ssize_t k, Py_ssize_t t) noexcept nogil:
@@ -199,43 +202,74 @@ cdef int64_t continuation(Chain *c, const double *rows, Py_ssize_t start, Py_ssi
     return cannot_continue(c, c.t0 + stop - start)
 
 
+cdef Py_ssize_t filter_rows(Chain *c, const double *alpha, Py_ssize_t k, Py_ssize_t start, Py_ssize_t stop,
+                            bint many, double *row, Scale *scale) noexcept nogil:
+    """Rows of the forward recursion from k on that kind_filter makes, one or many; their number."""
+    cdef Py_ssize_t made, q, last = stop if many and c.one_row and c.direct else k + 1
+    cdef const double *b
+    load_forward(c, row_of(c, k))
+    if c.direct and k >= c.chunk_to:
+        made = kind_filter(c.kind, &c.frame, last - k, alpha, c.ll + k * c.M,
+                           c.exps + (k - start) * c.width if c.keep_all else c.b, c.width if c.keep_all else 0,
+                           row, scale)
+        c.chunk_from = c.chunk_to = k + made
+        return made
+    b = likelihood(c, k, start, stop)
+    made = kind_filter(c.kind, &c.frame, min(last, c.chunk_to) - k, alpha, NULL, <double *> b, c.width, row, scale)
+    for q in range(k, k + made):
+        scale.shift += c.top[q - c.chunk_from]
+    return made
+
+
 cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t start, Py_ssize_t stop,
                              double *loglik) noexcept nogil:
     """Forward recursion into `rows`, the last `keep` of them; returns the status (1: must be redone in log space)."""
-    cdef Py_ssize_t k, q
-    cdef double total = 1.0, scale = 1.0, shift = 0.0, exponent = 0.0, extra
+    cdef Py_ssize_t k = start, made, q
+    cdef Scale scale
+    cdef double extra
     cdef int small = 0
+    cdef bint many = keep > 2 and c.filtered == NULL
     cdef const double *predicted
     cdef const double *b
     cdef const double *alpha = c.before
     cdef double *row
+    scale.total = scale.power = 1.0
+    scale.exponent = scale.shift = 0.0
     c.reach_row = start - 1
     c.chunk_to = c.chunk_from = 0
-    for k in range(start, stop):
-        predicted = c.start
-        if k > start or c.has_before:
-            predicted = advance(c, alpha, k, c.t0 + k - start, c.moved)
-        b = likelihood(c, k, start, stop)
+    while k < stop:
         row = rows + (k - start) % keep * c.padded
-        total = absorb(c.padded, predicted, scale, b, c.lift, FAINT, row, &small)
-        shift += c.top[k - c.chunk_from]
-        if small:
-            find_reach(c, k, start)
-            if faint(c, predicted, scale):
-                return 1
-        if not total >= WEAK:
-            extra = weigh_in_logs(c.padded, 1, predicted, predicted, c.ll + k * c.M, c.column, c.M, row)
-            if extra == -INFINITY:
-                return -1 - (k - start)
-            shift += extra + log(scale) - c.top[k - c.chunk_from]
-            total = 0.0
-            for q in range(c.padded):
-                total += row[q]
+        made = 0
+        if c.kind and not small and (k > start or c.has_before):
+            made = filter_rows(c, alpha, k, start, stop, many, row, &scale)
+        if made:
+            row += (made - 1) * c.padded
+        else:
+            made = 1
+            b = likelihood(c, k, start, stop)
+            predicted = c.start
+            if k > start or c.has_before:
+                predicted = advance(c, alpha, k, c.t0 + k - start, c.moved)
+            scale.total = absorb(c.padded, predicted, scale.power, b, c.lift, FAINT, row, &small)
+            scale.shift += c.top[k - c.chunk_from]
+            if small:
+                find_reach(c, k, start)
+                if faint(c, predicted, scale.power):
+                    return 1
+            if not scale.total >= WEAK:
+                extra = weigh_in_logs(c.padded, 1, predicted, predicted, c.ll + k * c.M, c.column, c.M, row)
+                if extra == -INFINITY:
+                    return -1 - (k - start)
+                scale.shift += extra + log(scale.power) - c.top[k - c.chunk_from]
+                scale.total = 0.0
+                for q in range(c.padded):
+                    scale.total += row[q]
+            scale.power = scale1(scale.total, &scale.exponent)
         if c.filtered != NULL:
-            give_filtered(c, row, 1.0 / total, c.filtered + (k - start) * c.N)
+            give_filtered(c, row, 1.0 / scale.total, c.filtered + (k - start) * c.N)
         alpha = row
-        scale = scale1(total, &exponent)
-    loglik[0] = log(total * scale) + exponent * LN2 + shift
+        k += made
+    loglik[0] = log(scale.total * scale.power) + scale.exponent * LN2 + scale.shift
     return 0
 
 
@@ -279,18 +313,53 @@ cdef bint message_in_range(Chain *c, const double *alpha) noexcept nogil:
     return z >= FAINT * total
 
 
+cdef Py_ssize_t smooth_rows(Chain *c, const double *rows, Py_ssize_t k, Py_ssize_t start, Py_ssize_t stop,
+                            double *w, Scale *scale) noexcept nogil:
+    """Rows of the backward recursion from k down that kind_smooth makes; their number."""
+    cdef bint counting = c.xi != NULL or c.xi_steps != NULL
+    cdef Py_ssize_t made = 1, last = start + 1
+    cdef const double *b = likelihood(c, k, start, stop)
+    cdef const double *alpha = rows + (k - start) * c.padded
+    cdef const double *row = row_of(c, k + 1)
+    cdef const Packing *packing = NULL
+    cdef double *posterior = c.posterior
+    load_backward(c, row)
+    if counting:
+        load_forward(c, row)
+        _begin_count(c, row)
+    if not c.keep_all:
+        last = max(last, c.chunk_from)
+    if c.one_row and c.direct and c.xi_steps == NULL and c.gamma != NULL and c.gamma_emit == NULL and k > last:
+        made, posterior, packing = k - last, c.gamma + (k - start) * c.N, c.frame.packing
+    if counting:
+        made = kind_smooth_counting(c.kind, &c.frame, made, alpha, b, w, posterior, packing, scale)
+    else:
+        made = kind_smooth(c.kind, &c.frame, made, alpha, b, w, posterior, packing, scale)
+    if made and posterior == c.posterior:
+        if c.xi_steps != NULL:
+            _give_counts(c, row, _xi_step(c, k + 1 - start))
+        write_posterior(c, posterior, k - start)
+    return made
+
+
 cdef void smooth_sequence(Chain *c, const double *rows, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """Backward recursion over the alpha of `filter_sequence`."""
     cdef bint counting = c.xi != NULL or c.xi_steps != NULL
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k = stop - 1, made
     cdef const double *beta = c.after
     cdef const double *alpha
     cdef const double *b
     cdef double *posterior
     cdef double *w = c.message
     cdef double *new = c.message + c.padded
-    cdef double z, scale = 1.0
-    for k in range(stop - 1, start - 1, -1):
+    cdef double z
+    cdef Scale scale
+    scale.power = 1.0
+    while k >= start:
+        made = smooth_rows(c, rows, k, start, stop, w, &scale) if c.kind and k < stop - 1 else 0
+        if made:
+            k -= made
+            continue
         alpha = rows + (k - start) * c.padded
         if k - start >= AHEAD:
             ask_for(alpha - AHEAD * c.padded, c.padded)
@@ -301,13 +370,14 @@ cdef void smooth_sequence(Chain *c, const double *rows, Py_ssize_t start, Py_ssi
         if k < stop - 1:
             beta = retreat(c, w, k + 1, c.t0 + k + 1 - start)
         b = likelihood(c, k, start, stop)
-        z = weigh(c, alpha, beta, k, b, new, &scale)
+        z = weigh(c, alpha, beta, k, b, new, &scale.power)
         posterior = c.gamma + (k - start) * c.N if c.gamma != NULL and c.natural else c.posterior
         posteriors(c.padded, alpha, beta, 1.0 / z if z > 0.0 else 0.0, c.share, posterior)
         if counting and k < stop - 1:
             count(c, c.share, k + 1, c.t0 + k + 1 - start, _xi_step(c, k + 1 - start))
         write_posterior(c, posterior, k - start)
         w, new = new, w
+        k -= 1
     if not c.has_before:
         return
     beta = retreat(c, w, start, c.t0)
