@@ -80,6 +80,11 @@ class Chain:
         """Whether the transitions are computed anew at every step (softmax rows)."""
         return isinstance(self.rows[0], SoftmaxRows)
 
+    @cached_property
+    def flat(self):
+        """Whether there is one level, which moves at every step and is seen."""
+        return len(self.sizes) == 1 and self.periods[0] == 1 and self.emit is None
+
     @property
     def constant(self):
         """Whether one table serves all inputs."""

@@ -4,7 +4,8 @@ The E-step of a piece of data is a pure function (parameters, piece) -> statisti
 data alone, and their statistics are summed in a fixed order, so the result does not depend on the number of threads.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -12,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from joblib import effective_n_jobs
 
-from hiermm.inference import filter, smooth
+from hiermm.inference import filter, smooth, smooth_symbols
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_STEPS = 1 << 15  # steps in one piece, when memory allows more: small enough for caches and threads
+GROUP = 16  # sequences that the kernels take side by side, so pieces hold multiples of it where they can
 TINY = 1e-290
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
 
@@ -64,6 +66,15 @@ class Parameters:
         rows = 3 * int(self.chain.bounds[-1]) if self.chain.driven else 0
         return 8 * (3 * padded + 2 * joint + 2 * emit + rows + 8)
 
+    def bytes_in_group(self):
+        """Return the same for sequences side by side; kernels of flat chains under one matrix bound their own part."""
+        return 8 * self.emission.n_states if self.chain.flat and self.chain.constant else self.bytes_per_step()
+
+    @property
+    def pooled(self):
+        """Whether steps of equal outputs look the same to chain and emission."""
+        return self.chain.flat and self.chain.constant and self.emission.pooled
+
 
 class Piece(NamedTuple):
     """Rows [lo, hi) of the data: whole sequences, or one sequence too long for the scratch (`blocks` cuts it)."""
@@ -91,22 +102,30 @@ class Block(NamedTuple):
     log_likelihood: float
 
 
-def plan(offsets, bytes_per_step, steps=PIECE_STEPS):
-    """Cut packed sequences into pieces that fit the scratch budget; depends on the data's shape alone."""
-    limit = max(SCRATCH_BYTES // bytes_per_step, 2)
-    steps = min(steps, limit)
+def plan(offsets, parameters):
+    """Cut packed sequences into pieces that fit the scratch budget; depends on the shape of data and model alone.
+
+    Pieces of several sequences are of about the same size, PIECE_STEPS at the most unless that is less than a group.
+    """
+    limit = max(SCRATCH_BYTES // parameters.bytes_per_step(), 2)
+    wide = max(SCRATCH_BYTES // parameters.bytes_in_group(), limit)
+    m, total = len(offsets) - 1, int(offsets[-1])
+    steps = min(total / -(-total // PIECE_STEPS), wide)
+    long = np.append(np.flatnonzero(np.diff(offsets) > limit), m)
     pieces, i = [], 0
-    while i < len(offsets) - 1:
-        lo = offsets[i]
-        if offsets[i + 1] - lo > limit:
+    while i < m:
+        lo, stop = int(offsets[i]), int(long[np.searchsorted(long, i)])
+        if stop == i:
             j = i + 1
             count = int(-(-(offsets[j] - lo) // limit))
             cuts = np.linspace(lo, offsets[j], count + 1).astype(np.int64)
             blocks = list(zip(cuts[:-1].tolist(), cuts[1:].tolist()))
         else:
-            j = max(int(np.searchsorted(offsets, lo + steps, side="right")) - 1, i + 1)
-            blocks = [(int(lo), int(offsets[j]))]
-        pieces.append(Piece(int(lo), int(offsets[j]), offsets[i : j + 1] - lo, blocks))
+            within, most = np.searchsorted(offsets, [lo + steps, lo + wide], side="right") - 1 - i
+            count = within - within % GROUP if within >= GROUP else max(min(most, GROUP), 1)
+            j = min(i + int(count), stop)
+            blocks = [(lo, int(offsets[j]))]
+        pieces.append(Piece(lo, int(offsets[j]), offsets[i : j + 1] - lo, blocks))
         i = j
     return pieces
 
@@ -126,13 +145,27 @@ def refuse_impossible(status, offsets, sequences):
         )
 
 
-def emitted(parameters, sequences, lo, hi):
-    """Return (inputs, outputs, transitions, log-likelihoods) of the rows [lo, hi)."""
+def emitted(parameters, sequences, lo, hi, room=None):
+    """Return (inputs, outputs, transitions, log-likelihoods) of the rows [lo, hi); `room` may hold the last."""
     inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
-    return inputs, outputs, parameters.chain.compile(inputs), parameters.emission.log_likelihood(outputs, inputs)
+    ll = None if room is None else room.empty((hi - lo, parameters.emission.n_states))
+    return inputs, outputs, parameters.chain.compile(inputs), parameters.emission.log_likelihood(outputs, inputs, ll)
 
 
-def posteriors(parameters, sequences, piece, counts):
+class Room(threading.local):
+    """Memory of each thread for one array, handed out again and again: fresh memory costs more than filling it."""
+
+    _held = np.empty(0)
+
+    def empty(self, shape):
+        """Return an array of this shape; the one handed out before must not be in use any more."""
+        size = shape[0] * shape[1]
+        if len(self._held) < size:
+            self._held = np.empty(size)
+        return self._held[:size].reshape(shape)
+
+
+def posteriors(parameters, sequences, piece, counts, room=None):
     """Yield the `Block` of a piece, or those of a long sequence from its last to its first.
 
     A long sequence takes two sweeps: the forward one leaves checkpoints, the backward one computes alpha again from
@@ -145,13 +178,15 @@ def posteriors(parameters, sequences, piece, counts):
     piece : Piece
     counts : {"sum", "steps"}
         What `Block.xi` holds.
+    room : Room, optional
+        Where `Block.gamma` may lie, then valid until the next block is asked for.
     """
     ends = _checkpoints(parameters, sequences, piece)
     if ends is None:
         piece, ends = piece._replace(blocks=[(piece.lo, piece.hi)]), [None]
     beta = None
     for (lo, hi), alpha_in in zip(reversed(piece.blocks), reversed(ends)):
-        inputs, outputs, transitions, ll = emitted(parameters, sequences, lo, hi)
+        inputs, outputs, transitions, ll = emitted(parameters, sequences, lo, hi, room)
         offsets = piece.offsets if len(ends) == 1 else np.array([0, hi - lo])
         start = lo - piece.lo
         r = smooth(transitions, ll, offsets, start=start, alpha_in=alpha_in, beta_in=beta, counts=counts, merge=True)
@@ -159,6 +194,20 @@ def posteriors(parameters, sequences, piece, counts):
         beta = r.before
         first = r.first if alpha_in is None else r.first[:0]
         yield Block(inputs, outputs, r.gamma, r.xi, transitions.rows, first, r.log_likelihood.sum())
+
+
+def posteriors_by_symbol(parameters, sequences, piece):
+    """Return the `Block` of a piece of symbols with one row for each symbol instead of each step.
+
+    All that statistics are made of is the sum of the posteriors over the steps of each symbol.
+    """
+    outputs = np.arange(float(sequences.n_symbols))[:, None]
+    inputs = np.empty((len(outputs), 0))
+    transitions = parameters.chain.compile(inputs)
+    table = parameters.emission.log_likelihood(outputs, inputs)
+    r = smooth_symbols(transitions, table, sequences.outputs[piece.lo : piece.hi, 0], piece.offsets)
+    refuse_impossible(r.status, piece.lo + piece.offsets[:-1], sequences)
+    return Block(inputs, outputs, r.gamma, r.xi, transitions.rows, r.first, r.log_likelihood.sum())
 
 
 def _sweep(parameters, sequences, piece):
@@ -215,8 +264,9 @@ class Expectation:
     def __init__(self, sequences, n_jobs=None):
         self.sequences = sequences
         self.n_observed = max(sequences.n_observed(), 1)
-        workers = effective_n_jobs(n_jobs)
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._workers = effective_n_jobs(n_jobs)
+        self._pool = ThreadPoolExecutor(self._workers - 1) if self._workers > 1 else None
+        self._room = Room()
         self._kept = {}
 
     @cached_property
@@ -232,10 +282,24 @@ class Expectation:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _map(self, function, parameters):
-        pieces = plan(self.sequences.offsets, parameters.bytes_per_step())
-        if self._pool is not None and len(pieces) > 1:
-            return list(self._pool.map(function, pieces))
-        return [function(piece) for piece in pieces]
+        """Return the values of `function` for all pieces, which this thread and those of the pool take in turn."""
+        pieces = plan(self.sequences.offsets, parameters)
+        values, todo = [None] * len(pieces), iter(range(len(pieces)))
+
+        def work():
+            for number in todo:
+                values[number] = function(pieces[number])
+
+        helpers = [self._pool.submit(work) for _ in range(min(self._workers, len(pieces)) - 1)]
+        try:
+            work()
+        finally:
+            for _ in todo:  # after an error or Ctrl-C: nothing is left for the others
+                pass
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
+        return values
 
     def statistics(self, parameters):
         """Return (log-likelihood, statistics of the chain, statistics of the emission) of all sequences."""
@@ -243,10 +307,17 @@ class Expectation:
         counts = "steps" if chain.driven else "sum"
         self._kept = {}
         keep = parameters.iterative and self.sequences.n_steps * parameters.bytes_kept() <= SCRATCH_BYTES
+        room = None if keep else self._room
+        by_symbol = parameters.pooled and self.sequences.n_symbols is not None
+
+        def blocks(piece):
+            if by_symbol and len(piece.blocks) == 1:
+                return [posteriors_by_symbol(parameters, self.sequences, piece)]
+            return posteriors(parameters, self.sequences, piece, counts, room)
 
         def visit(piece):
             loglik, moves, outputs = 0.0, {}, {}
-            for block in posteriors(parameters, self.sequences, piece, counts):
+            for block in blocks(piece):
                 loglik += block.log_likelihood
                 _add(moves, chain.statistics(block.inputs, block.first, block.xi, block.rows))
                 _add(outputs, emission.statistics(block.outputs, block.inputs, block.gamma))
@@ -297,7 +368,7 @@ def _add(total, part):
 def log_likelihoods(parameters, sequences):
     """Return the log-likelihood of each sequence, shape (m,); -inf where an observation is impossible."""
     values = []
-    for piece in plan(sequences.offsets, parameters.bytes_per_step()):
+    for piece in plan(sequences.offsets, parameters):
         if len(piece.blocks) > 1:
             _, parts, statuses = zip(*_sweep(parameters, sequences, piece))
             if not any(status[0] > 0 for status in statuses):

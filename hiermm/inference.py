@@ -177,6 +177,33 @@ def smooth(transitions, ll, offsets, *, start=0, alpha_in=None, beta_in=None, co
     return Smoothed(gamma, loglik, status, xi, first, before)
 
 
+def smooth_symbols(transitions, table, symbols, offsets):
+    """Smooth packed sequences of symbols under one table of transitions; nothing of the size of the data is made.
+
+    Parameters
+    ----------
+    transitions : Transitions
+        Of a flat chain with L = 1.
+    table : ndarray of shape (n_symbols, N)
+        Log-likelihoods of each symbol.
+    symbols : ndarray of shape (n,)
+        Symbol of each step, 0..n_symbols - 1 as floats, or NaN where nothing was observed.
+    offsets : ndarray of shape (m + 1,), int64
+
+    Returns
+    -------
+    Smoothed
+        `gamma` (n_symbols, N) holds the posteriors summed over the steps of each symbol, `xi` the summed counts.
+    """
+    a, m = transitions, len(offsets) - 1
+    gamma, first = np.empty(table.shape), np.empty((m, a.n_states))
+    loglik, status, xi = np.empty(m), np.empty(m, dtype=np.int64), np.zeros(a.rows.shape)
+    _dense.smooth_symbols(
+        table, symbols, offsets, a.initial, a.matrices(), gamma, first, loglik, status, xi.reshape(a.matrices().shape)
+    )
+    return Smoothed(gamma, loglik, status, xi, first, None)
+
+
 def viterbi(transitions, ll, offsets):
     """Return the most likely paths (n,) of packed sequences and their log-probabilities (m,)."""
     a = transitions

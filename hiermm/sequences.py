@@ -1,10 +1,12 @@
 """The one door for data: every accepted form of X, y and lengths becomes a `Sequences`, or an error."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from sklearn.utils import check_array
 
+REPEATS = 16  # times that each symbol occurs, from which on it pays to look at symbols and not at steps
 BLOCK = 1 << 16  # rows looked at together when values are checked, so that a check never copies the data
 
 
@@ -44,9 +46,27 @@ class Sequences:
 
     def n_observed(self):
         """Return the number of steps at which at least one output is observed."""
-        return sum(
-            int((~np.isnan(self.outputs[lo : lo + BLOCK])).any(axis=1).sum()) for lo in range(0, self.n_steps, BLOCK)
-        )
+        missing = 0
+        for lo in range(0, self.n_steps, BLOCK):
+            unseen = np.isnan(self.outputs[lo : lo + BLOCK])
+            if unseen.any():
+                missing += int(unseen.all(axis=1).sum())
+        return self.n_steps - missing
+
+    @cached_property
+    def n_symbols(self):
+        """M if the outputs are one column of whole numbers 0..M-1 (or NaN) that repeat at least `REPEATS` times on
+        average, else None."""
+        if self.outputs is None or self.outputs.shape[1] != 1:
+            return None
+        largest, limit = -1, self.n_steps // REPEATS
+        for lo in range(0, self.n_steps, BLOCK):
+            part = self.outputs[lo : lo + BLOCK, 0]
+            part = part[~np.isnan(part)]
+            if len(part) and not (part.min() >= 0 and part.max() < limit and (part == np.floor(part)).all()):
+                return None
+            largest = max(largest, int(part.max(initial=-1)))
+        return largest + 1 if largest >= 0 else None
 
     def locate(self, row):
         """Return (sequence, step) of a packed row."""

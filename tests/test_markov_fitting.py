@@ -98,6 +98,10 @@ def test_threads_change_no_bit(driven, monkeypatch):
         for a, b in zip(one.coef_, two.coef_):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(one.emission_.coef_, two.emission_.coef_)
+    for emission, X in [("gaussian", data[1] * 3), ("categorical", [np.abs(np.round(part)) for part in data[1] * 3])]:
+        fits = [quiet(HMM(2, emission=emission, max_iter=5, random_state=0, n_jobs=n), X) for n in (1, 2, 3)]
+        assert fits[0].history_ == fits[1].history_ == fits[2].history_
+        np.testing.assert_array_equal(fits[0].transition_, fits[1].transition_)
 
 
 def test_table_rows_learn_one_matrix_a_symbol():

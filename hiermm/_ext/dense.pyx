@@ -35,10 +35,18 @@ cdef extern from "dense_plan.h" nogil:
         double *xi_steps
         double *beta_out
 
+    ctypedef struct Symbols:
+        int64_t M
+        const double *of
+        double *first
+        int unknown
+
     int chain_prepare(Chain *c, double fill)
     double *simd_alloc(int64_t doubles)
     int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
-                int64_t *status)
+                int64_t *status, Symbols *symbols)
+    int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t m, double *loglik, int64_t *status,
+                    Symbols *s, double *sums)
 
 cdef extern from "dense_viterbi.h" nogil:
     int64_t viterbi_scratch(const Chain *c, int64_t T)
@@ -126,7 +134,7 @@ def forward(const double[:, ::1] ll,            # IN (n, N)
     if alpha is not None:
         r.gamma = &alpha[0, 0]
     with nogil:
-        enough = run_all(&c, &r, 0, &offsets[0], m, &loglik[0], &status[0])
+        enough = run_all(&c, &r, 0, &offsets[0], m, &loglik[0], &status[0], NULL)
     if not enough:
         raise MemoryError("no memory for the scratch of the forward pass")
 
@@ -184,9 +192,52 @@ def smooth(const double[:, ::1] ll,             # IN (n, N)
     if beta_out is not None:
         r.beta_out = &beta_out[0]
     with nogil:
-        enough = run_all(&c, &r, 1, &offsets[0], m, &loglik[0], &status[0])
+        enough = run_all(&c, &r, 1, &offsets[0], m, &loglik[0], &status[0], NULL)
     if not enough:
         raise MemoryError("no memory for the scratch of the smoother")
+
+
+def smooth_symbols(const double[:, ::1] table,      # IN (M, N)
+                   const double[::1] symbols,       # IN (n,) 0..M-1, or NaN where nothing was observed
+                   const int64_t[::1] offsets,      # IN (m + 1,)
+                   const double[::1] initial,       # IN (N,)
+                   const double[:, :, ::1] A,       # IN (1, N, N)
+                   double[:, ::1] gamma,            # OUT (M, N)
+                   double[:, ::1] first,            # OUT (m, N)
+                   double[::1] loglik,              # OUT (m,)
+                   int64_t[::1] status,             # OUT (m,)
+                   double[:, :, ::1] xi):           # OUT (1, N, N), added to
+    """Smooth steps that are known by symbol, without any array over steps.
+
+    `table[s]` are the log-likelihoods of symbol s. `gamma[s]` is the sum of the smoothed distributions over the steps
+    with that symbol, `first` those of the sequences' first steps; `xi`, `loglik` and `status` as for `smooth`.
+    """
+    cdef int64_t n = symbols.shape[0], M = table.shape[0], N = table.shape[1], m = offsets.shape[0] - 1
+    cdef Chain c
+    cdef Run r
+    cdef Symbols s
+    cdef int enough
+    check_chain(n, N, offsets, initial, A, None)
+    check("A", A, (1, N, N))
+    check("gamma", gamma, (M, N))
+    check("first", first, (m, N))
+    check("loglik", loglik, (m,))
+    check("status", status, (m,))
+    check("xi", xi, (1, N, N))
+    c = chain(N, initial, A, None)
+    memset(&r, 0, sizeof(Run))
+    memset(&s, 0, sizeof(Symbols))
+    r.ll = &table[0, 0]
+    r.xi = &xi[0, 0, 0]
+    s.M = M
+    s.of = &symbols[0]
+    s.first = &first[0, 0]
+    with nogil:
+        enough = run_symbols(&c, &r, &offsets[0], m, &loglik[0], &status[0], &s, &gamma[0, 0])
+    if not enough:
+        raise MemoryError("no memory for the scratch of the smoother")
+    if s.unknown:
+        raise ValueError(f"symbols must be whole numbers in 0..{M - 1} or NaN")
 
 
 def viterbi(const double[:, ::1] ll,            # IN (n, N)

@@ -6,68 +6,9 @@
 #ifndef HIERMM_DENSE_LANES_H
 #define HIERMM_DENSE_LANES_H
 
-#include "dense.h"
+#include "dense_group.h"
 
-enum { MAX_NV = 2, MAX_LANES = MAX_NV * VL, BLOCK = 16 };
 #define TILE (VL == 8 ? 12 : 6) /* states whose sums stay in registers */
-
-typedef struct {
-    const Chain *c;
-    int lanes;                     /* sequences, longest first */
-    int64_t T[MAX_LANES];          /* their lengths; 0 in lanes without one */
-    const double *ll[MAX_LANES];   /* (T, N) each */
-    double *gamma[MAX_LANES];      /* (T, N) each, or NULL */
-    double loglik[MAX_LANES];      /* OUT */
-    int doubtful[MAX_LANES];       /* OUT: to be done by other means; nothing was written or counted */
-    const double *apart;           /* (apart_rows, K): 1 where step t cannot be in state j, whatever the data */
-    int64_t apart_rows;            /* the last row serves all later steps; 0 when all states are open */
-    vd *lik, *alpha, *work, *marks; /* scratch, see lanes_scratch: rows, one step, checkpoints */
-    vd *counts;                    /* (K, K) sums over lanes, or NULL */
-    double *spare;                 /* MAX_LANES x BLOCK x K doubles, for lanes that end inside a block */
-} Group;
-
-/* Rows t0 .. t0 + BLOCK - 1 of every lane, transposed to (BLOCK, K, NV); zeros behind the end of a sequence. */
-static void gather(int64_t K, int NV, const Group *g, int64_t t0, vd *out) {
-    const double *from[MAX_LANES];
-    for (int l = 0; l < NV * VL; l++) {
-        int64_t rows = g->T[l] - t0;
-        double *spare = g->spare + l * BLOCK * K;
-        from[l] = rows >= BLOCK ? g->ll[l] + t0 * K : spare;
-        if (rows >= BLOCK) continue;
-        memset(spare, 0, (size_t)(BLOCK * K) * sizeof(double));
-        if (rows > 0) memcpy(spare, g->ll[l] + t0 * K, (size_t)(rows * K) * sizeof(double));
-    }
-    for (int v = 0; v < NV; v++) {
-        for (int64_t q = 0; q < BLOCK * K; q += VL) {
-            vd r[VL];
-            for (int l = 0; l < VL; l++) r[l] = vload(from[v * VL + l] + q);
-            vtranspose(r);
-            for (int l = 0; l < VL; l++) out[(q + l) * NV + v] = r[l];
-        }
-    }
-}
-
-/* The way back: (BLOCK, K, NV) to the rows of gamma, as far as each lane's sequence goes. */
-static void scatter(int64_t K, int NV, const Group *g, int64_t t0, const vd *in) {
-    double *to[MAX_LANES];
-    for (int l = 0; l < NV * VL; l++) {
-        int direct = g->gamma[l] && !g->doubtful[l] && g->T[l] - t0 >= BLOCK;
-        to[l] = direct ? g->gamma[l] + t0 * K : g->spare + l * BLOCK * K;
-    }
-    for (int v = 0; v < NV; v++) {
-        for (int64_t q = 0; q < BLOCK * K; q += VL) {
-            vd r[VL];
-            for (int l = 0; l < VL; l++) r[l] = in[(q + l) * NV + v];
-            vtranspose(r);
-            for (int l = 0; l < VL; l++) vstore(to[v * VL + l] + q, r[l]);
-        }
-    }
-    for (int l = 0; l < g->lanes; l++) {
-        int64_t rows = g->T[l] - t0;
-        if (rows > 0 && rows < BLOCK && g->gamma[l] && !g->doubtful[l])
-            memcpy(g->gamma[l] + t0 * K, g->spare + l * BLOCK * K, (size_t)(rows * K) * sizeof(double));
-    }
-}
 
 /* y[j] = sum_i M[i, j] x[i] for `width` states j; x and y have NV vectors a state. */
 INLINE void lane_tile(const int width, const int NV, int64_t K, const double *M, int64_t ld, const vd *x, vd *y) {
@@ -174,8 +115,13 @@ INLINE void lanes_forward(const int64_t K, const int NV, Group *g, Pass *pass, i
     for (int64_t t = t0; t < t1; t++) {
         int64_t row = keep ? t - t0 : (t - t0) % BLOCK;
         vd *b = g->lik + row * W, *a = g->alpha + row * W, total[MAX_NV];
-        if (row % BLOCK == 0) gather(K, NV, g, t, b);
-        lane_likelihoods(K, NV, b, p.shift);
+        if (g->symbols) {
+            if (row % BLOCK == 0) gather_symbols(K, NV, g, t, b);
+            for (int v = 0; v < NV; v++) p.shift[v] += g->tops[row % BLOCK * NV + v];
+        } else {
+            if (row % BLOCK == 0) gather(K, NV, g, t, b);
+            lane_likelihoods(K, NV, b, p.shift);
+        }
         if (t) {
             const double *apart = g->apart_rows ? g->apart + (t < g->apart_rows ? t : g->apart_rows - 1) * K : NULL;
             lane_step(K, NV, c, apart, before, b, p.scale, a, p.least);
@@ -280,7 +226,8 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, 
         }
         if (r) continue;
         int64_t rows = t1 - t < BLOCK ? t1 - t : BLOCK;
-        scatter(K, NV, g, t, b);
+        if (g->symbols) sum_symbols(K, NV, g, t, b);
+        else scatter(K, NV, g, t, b);
         if (g->counts) (NV == 1 ? lane_counts_1 : lane_counts_2)(K, rows, a, moves, g->counts);
     }
     *back = s;

@@ -15,7 +15,9 @@ typedef struct {
     int smooth;
     double *loglik;
     int64_t *status;
-    double *scratch; /* of one_run, made when first needed */
+    Symbols *symbols; /* then all->ll is the table (M, N) and nothing is written by step; or NULL */
+    double *scratch;  /* of one_run, made when first needed, */
+    double *rows;     /* and room for the rows of one sequence of symbols */
 } Call;
 
 typedef struct {
@@ -37,23 +39,47 @@ static int64_t call_longest(const Call *call) {
     return T;
 }
 
+/* Log-likelihoods (T, N) of a sequence of symbols, and the way back: posteriors (T, N) summed by symbol. */
+static void spread_symbols(Symbols *s, int64_t N, const double *table, const double *of, int64_t T, double *ll) {
+    for (int64_t t = 0; t < T; t++, ll += N) {
+        int64_t row = symbol_row(s, of[t]);
+        if (row < s->M) memcpy(ll, table + row * N, (size_t)N * sizeof(double));
+        else memset(ll, 0, (size_t)N * sizeof(double));
+    }
+}
+static void collect_symbols(Symbols *s, int64_t N, const double *of, int64_t T, const double *gamma, double *first) {
+    memcpy(first, gamma, (size_t)N * sizeof(double));
+    for (int64_t t = 0; t < T; t++, gamma += N) {
+        double *sum = s->sums + symbol_row(s, of[t]) * s->stride;
+        for (int64_t j = 0; j < N; j++) sum[j] += gamma[j];
+    }
+}
+
 /* Sequence s alone; returns 0 without memory. */
 static int run_alone(Call *call, int64_t s) {
     const Chain *c = call->c;
+    Symbols *symbols = call->symbols;
     int64_t N = c->N, start = call->offsets[s];
     Run r = *call->all;
     if (!call->scratch) call->scratch = simd_alloc(one_scratch(c, call_longest(call), call->smooth));
-    if (!call->scratch) return 0;
+    if (symbols && !call->rows) call->rows = simd_alloc(call_longest(call) * N);
+    if (!call->scratch || (symbols && !call->rows)) return 0;
     r.start = start;
     r.T = call->offsets[s + 1] - start;
-    r.ll += start * N;
-    if (r.gamma) r.gamma += start * N;
+    if (symbols) {
+        spread_symbols(symbols, N, r.ll, symbols->of + start, r.T, call->rows);
+        r.ll = r.gamma = call->rows;
+    } else {
+        r.ll += start * N;
+        if (r.gamma) r.gamma += start * N;
+    }
     if (r.xi_steps) {
         r.xi_steps += start * N * N;
         if (!r.alpha_in) memset(r.xi_steps, 0, (size_t)(N * N) * sizeof(double));
     }
     call->status[s] = one_run(c, &r, call->smooth, call->scratch);
     call->loglik[s] = r.loglik;
+    if (symbols) collect_symbols(symbols, N, symbols->of + start, r.T, r.gamma, symbols->first + s * N);
     return call->status[s] != NO_MEMORY;
 }
 
@@ -86,11 +112,16 @@ static int worth_lanes(const Chain *c, const Entry *e, int64_t count, int NV) {
 static void fill_lanes(const Call *call, Group *g, const Entry *e, int64_t count) {
     g->lanes = (int)count;
     for (int l = 0; l < MAX_LANES; l++) {
-        int64_t start = l < count ? call->offsets[e[l].s] * call->c->N : 0;
+        int64_t row = l < count ? call->offsets[e[l].s] : 0, start = row * call->c->N;
         g->T[l] = l < count ? e[l].T : 0;
+        g->doubtful[l] = l >= count;
+        if (call->symbols) {
+            g->of[l] = call->symbols->of + row;
+            g->first[l] = call->symbols->first + (l < count ? e[l].s : 0) * call->c->N;
+            continue;
+        }
         g->ll[l] = call->all->ll + start;
         g->gamma[l] = call->all->gamma ? call->all->gamma + start : NULL;
-        g->doubtful[l] = l >= count;
     }
 }
 
@@ -151,8 +182,8 @@ static int run_steps(Call *call, Entry *e) {
 static int run_side_by_side(Call *call, Entry *e) {
     const Chain *c = call->c;
     int64_t N = c->N, table = c->positive ? 0 : 4 * N + 4;
-    int keep = call->smooth || call->all->gamma, widest = N <= 100 ? 2 : 1;
-    Group g = {.c = c};
+    int keep = call->smooth || call->all->gamma, widest = N < 32 ? 2 : 1;
+    Group g = {.c = c, .symbols = call->symbols};
     double *apart = NULL;
     int enough = 1;
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
@@ -197,8 +228,8 @@ static void judge_entries(Chain *c, const Call *call) {
 
 /* All sequences of a call; returns 0 without memory. */
 static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
-                   int64_t *status) {
-    Call call = {c, all, offsets, m, smooth, loglik, status, NULL};
+                   int64_t *status, Symbols *symbols) {
+    Call call = {c, all, offsets, m, smooth, loglik, status, symbols, NULL, NULL};
     Entry *e = (Entry *)malloc((size_t)m * sizeof(Entry));
     int enough = chain_prepare(c, 0.0) && e;
     if (enough) {
@@ -211,7 +242,27 @@ static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets,
     }
     free(e);
     free(call.scratch);
+    free(call.rows);
     free(c->rows);
+    return enough;
+}
+
+/* The smoother of steps known by symbol: `all->ll` (M, N) is the log-likelihood of each. Returns 0 without memory. */
+static int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t m, double *loglik, int64_t *status,
+                       Symbols *s, double *sums) {
+    int64_t N = c->N, M = s->M, stride = s->stride = (N + VL - 1) / VL * VL, size = (M + 2) * stride;
+    s->likelihood = simd_alloc(2 * size + M + 2);
+    if (!s->likelihood) return 0;
+    s->sums = s->likelihood + size;
+    s->top = s->sums + size;
+    memset(s->sums, 0, (size_t)size * sizeof(double));
+    for (int64_t k = 0; k < M; k++) s->top[k] = relative_likelihoods(N, stride, all->ll + k * N, s->likelihood + k * stride);
+    for (int64_t q = M * stride; q < size; q++) s->likelihood[q] = 1.0;
+    s->top[M] = s->top[M + 1] = 0.0;
+    int enough = run_all(c, all, 1, offsets, m, loglik, status, s);
+    for (int64_t k = 0; k < M; k++)
+        for (int64_t j = 0; j < N; j++) sums[k * N + j] = s->sums[k * stride + j];
+    free(s->likelihood);
     return enough;
 }
 

@@ -30,6 +30,9 @@ class Emission(BaseEstimator):
         halves the step by `between` until `objective` + `log_prior` rises.
     discrete : bool
         True when the outputs are symbol codes 0..M-1, stored as floats in one column.
+    pooled : bool
+        True when steps of equal outputs may be taken together: neither inputs nor steps without outputs matter, and
+        `statistics` of one row for all of them, with the sum of their gammas, are the sum of their statistics.
     n_inputs : int or None
         Number of inputs P; None when the emission does not look at the inputs.
 
@@ -46,6 +49,7 @@ class Emission(BaseEstimator):
     _parameters: tuple[str, ...] = ()
     iterative = False
     discrete = False
+    pooled = False
     n_inputs = None
 
     # -- construction ------------------------------------------------------------------------------------------------

@@ -86,6 +86,7 @@ class Categorical(Emission):
 
     _parameters = ("probs_",)
     discrete = True
+    pooled = True
     n_outputs = 1
 
     def __init__(self, n_symbols=None, *, concentration=1.0):
@@ -233,6 +234,7 @@ class Poisson(Emission):
     """
 
     _parameters = ("rates_",)
+    pooled = True
 
     def __init__(self, *, shape=1.0, rate=0.0):
         self.shape = shape
