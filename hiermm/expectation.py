@@ -60,7 +60,7 @@ class Parameters:
         return 8 * (self.emission.n_states + (int(self.chain.bounds[-1]) if self.chain.driven else 0))
 
     def bytes_per_step(self):
-        """Return the working memory that the E-step takes for each step of data."""
+        """Return the working memory that the E-step takes for each step of a sequence alone."""
         joint, emit = self.chain.n_states, self.emission.n_states
         padded = -(-joint // LANES) * LANES
         rows = 3 * int(self.chain.bounds[-1]) if self.chain.driven else 0
@@ -69,6 +69,11 @@ class Parameters:
     def bytes_in_group(self):
         """Return the same for sequences side by side; kernels of flat chains under one matrix bound their own part."""
         return 8 * self.emission.n_states if self.chain.flat and self.chain.constant else self.bytes_per_step()
+
+    def steps_at_once(self):
+        """Return how many steps the scratch holds: of a sequence alone, and of a group side by side."""
+        limit = max(SCRATCH_BYTES // self.bytes_per_step(), 2)
+        return limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
 
     @property
     def pooled(self):
@@ -102,13 +107,11 @@ class Block(NamedTuple):
     log_likelihood: float
 
 
-def plan(offsets, parameters):
-    """Cut packed sequences into pieces that fit the scratch budget; depends on the shape of data and model alone.
+def plan(offsets, limit, wide):
+    """Cut packed sequences into pieces that fit the scratch budget, given `Parameters.steps_at_once`.
 
     Pieces of several sequences are of about the same size, PIECE_STEPS at the most unless that is less than a group.
     """
-    limit = max(SCRATCH_BYTES // parameters.bytes_per_step(), 2)
-    wide = max(SCRATCH_BYTES // parameters.bytes_in_group(), limit)
     m, total = len(offsets) - 1, int(offsets[-1])
     steps = min(total / -(-total // PIECE_STEPS), wide)
     long = np.append(np.flatnonzero(np.diff(offsets) > limit), m)
@@ -266,7 +269,7 @@ class Expectation:
         self.n_observed = max(sequences.n_observed(), 1)
         self._workers = effective_n_jobs(n_jobs)
         self._pool = ThreadPoolExecutor(self._workers - 1) if self._workers > 1 else None
-        self._room = Room()
+        self._room, self._plans = Room(), {}
         self._kept = {}
 
     @cached_property
@@ -283,7 +286,10 @@ class Expectation:
 
     def _map(self, function, parameters):
         """Return the values of `function` for all pieces, which this thread and those of the pool take in turn."""
-        pieces = plan(self.sequences.offsets, parameters)
+        limits = parameters.steps_at_once()
+        if limits not in self._plans:
+            self._plans[limits] = plan(self.sequences.offsets, *limits)
+        pieces = self._plans[limits]
         values, todo = [None] * len(pieces), iter(range(len(pieces)))
 
         def work():
@@ -368,7 +374,7 @@ def _add(total, part):
 def log_likelihoods(parameters, sequences):
     """Return the log-likelihood of each sequence, shape (m,); -inf where an observation is impossible."""
     values = []
-    for piece in plan(sequences.offsets, parameters):
+    for piece in plan(sequences.offsets, *parameters.steps_at_once()):
         if len(piece.blocks) > 1:
             _, parts, statuses = zip(*_sweep(parameters, sequences, piece))
             if not any(status[0] > 0 for status in statuses):

@@ -113,7 +113,7 @@ def _moves(model, data):
     gamma = np.empty((data.n_steps, model.emission.n_states))
     k = model.chain.sizes[0]
     xi = np.empty((data.n_steps, k, k))
-    for piece in plan(data.offsets, model):
+    for piece in plan(data.offsets, *model.steps_at_once()):
         stop = piece.hi
         for block in posteriors(model, data, piece, "steps"):
             rows = slice(stop - len(block.gamma), stop)

@@ -136,7 +136,7 @@ def test_pieces_cover_the_data_once(seed, monkeypatch):
     model = HMM.from_parameters(initial=[0.5, 0.5], transition=np.full((2, 2), 0.5), emission=emission)
     parameters = model._parameters()
     monkeypatch.setattr(hiermm.expectation, "SCRATCH_BYTES", 100 * parameters.bytes_per_step())
-    pieces = plan(offsets, parameters)
+    pieces = plan(offsets, *parameters.steps_at_once())
     assert [p.lo for p in pieces] == [0, *(p.hi for p in pieces[:-1])] and pieces[-1].hi == offsets[-1]
     for piece in pieces:
         np.testing.assert_array_equal(piece.offsets + piece.lo, offsets[(offsets >= piece.lo) & (offsets <= piece.hi)])
@@ -149,7 +149,7 @@ def test_pieces_cover_the_data_once(seed, monkeypatch):
 def test_pieces_hold_whole_groups():
     emission = Gaussian.from_parameters(means=np.zeros((2, 1)), covariances=np.ones((2, 1)), covariance="diag")
     model = HMM.from_parameters(initial=[0.5, 0.5], transition=np.full((2, 2), 0.5), emission=emission)
-    counts = [len(p.offsets) - 1 for p in plan(np.arange(201) * 500, model._parameters())]
+    counts = [len(p.offsets) - 1 for p in plan(np.arange(201) * 500, *model._parameters().steps_at_once())]
     assert sum(counts) == 200 and all(count % hiermm.expectation.GROUP == 0 for count in counts[:-1])
-    counts = [len(p.offsets) - 1 for p in plan(np.arange(101) * 10_000, model._parameters())]
+    counts = [len(p.offsets) - 1 for p in plan(np.arange(101) * 10_000, *model._parameters().steps_at_once())]
     assert counts == [16, 16, 16, 16, 16, 16, 4]
