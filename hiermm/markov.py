@@ -1,217 +1,13 @@
-"""HMM, IOHMM and their multi-scale forms: what users type."""
+"""HMM and IOHMM, the flat models: what users type."""
 
 import numpy as np
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
-from hiermm import inference
-from hiermm.emissions import NAMES
-from hiermm.labels import encode, learn_classes
-from hiermm.markov_base import MarkovModel
-from hiermm.sequences import BLOCK, Sequences, inputs_outputs, observations
+from hiermm.emissions.base import as_floats, as_parameter
+from hiermm.markov_base import as_levels
+from hiermm.markov_families import HMMFamily, IOHMMFamily
 
 
-class _HMMFamily(MarkovModel):
-    """Models of observations alone: X holds the observations, y is ignored."""
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
-
-    def _read(self, X, y, lengths, emission, reset=False):
-        parts = X if isinstance(X, (list, tuple)) else [X]
-        text = emission.discrete and any(np.asarray(part).dtype.kind in "OUS" for part in parts)
-        sequences = observations(X, lengths, labels=text)
-        self._check_features(X, sequences.outputs.shape[1], reset)
-        if not text:
-            if reset:
-                self.__dict__.pop("classes_", None)
-            return sequences
-        if reset:
-            self.classes_ = learn_classes(sequences.outputs, getattr(emission, "n_symbols", None))
-        elif not hasattr(self, "classes_"):
-            raise ValueError("X holds labels, but this model was fitted to symbol codes.")
-        codes = encode(sequences.outputs, self.classes_, sequences.offsets)
-        return Sequences(sequences.inputs, codes, sequences.offsets, sequences.form)
-
-    def _read_outputs(self, X, y, lengths):
-        check_is_fitted(self, "emission_")
-        sequences = self._read(X, y, lengths, self.emission_)
-        self.emission_.check(sequences.outputs, sequences.inputs)
-        return sequences
-
-    def _read_inputs(self, X, lengths):
-        check_is_fitted(self, "emission_")
-        return self._read(X, None, lengths, self.emission_)
-
-    def predict(self, X, *, lengths=None):
-        """Return the state at every step, shape (T,).
-
-        With `algorithm="viterbi"` the most likely path, with "posterior" the most likely state of each step.
-        """
-        if self.algorithm not in ("viterbi", "posterior"):
-            raise ValueError(f'algorithm must be "viterbi" or "posterior", got {self.algorithm!r}.')
-        if self.algorithm == "viterbi":
-            return self.decode(X, lengths=lengths)[1]
-        gamma = self.posterior(X, lengths=lengths)
-        return [part.argmax(axis=-1) for part in gamma] if isinstance(gamma, list) else gamma.argmax(axis=-1)
-
-    def predict_proba(self, X, *, lengths=None):
-        """Return the smoothed state posteriors, shape (T, N)."""
-        return self.posterior(X, lengths=lengths)
-
-    def sample(self, n_steps=1, *, random_state=None):
-        """Draw one sequence.
-
-        Parameters
-        ----------
-        n_steps : int
-        random_state : int, RandomState or None
-
-        Returns
-        -------
-        observations : ndarray of shape (n_steps, D)
-        states : ndarray of shape (n_steps,)
-        """
-        if not isinstance(n_steps, (int, np.integer)) or n_steps < 1:
-            raise ValueError(f"n_steps must be an integer of at least 1, got {n_steps!r}.")
-        offsets = np.array([0, n_steps], dtype=np.int64)
-        outputs, states = self._draw(Sequences(np.empty((n_steps, 0)), None, offsets), random_state)
-        if self.emission_.discrete:
-            outputs = outputs.astype(np.int64)
-            if hasattr(self, "classes_"):
-                outputs = self.classes_[outputs]
-        return outputs, states
-
-
-def _predicts_classes(model):
-    emission = getattr(model, "emission_", model.emission)
-    emission = NAMES.get(emission, emission) if isinstance(emission, str) else emission
-    if not getattr(emission, "discrete", True):  # what is no emission at all, fit will refuse
-        raise AttributeError("predict_proba needs an emission of class labels, such as Logistic or Categorical.")
-    return True
-
-
-class _IOHMMFamily(MarkovModel):
-    """Models of outputs y given inputs X."""
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
-        tags.target_tags.multi_output = True
-        return tags
-
-    def _transition(self):
-        return self.transition
-
-    def _read(self, X, y, lengths, emission, reset=False):
-        if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        sequences = inputs_outputs(X, y, lengths, labels=emission.discrete)
-        self._check_features(X, sequences.inputs.shape[1], reset)
-        self._check_symbols(sequences, reset)
-        if not emission.discrete:
-            return sequences
-        if reset:
-            self.classes_ = learn_classes(sequences.outputs, getattr(emission, "n_symbols", None))
-        codes = encode(sequences.outputs, self.classes_, sequences.offsets)
-        return Sequences(sequences.inputs, codes, sequences.offsets, sequences.form)
-
-    def _read_outputs(self, X, y, lengths):
-        check_is_fitted(self, "emission_")
-        sequences = self._read(X, y, lengths, self.emission_)
-        self.emission_.check(sequences.outputs, sequences.inputs)
-        return sequences
-
-    def _read_inputs(self, X, lengths):
-        check_is_fitted(self, "emission_")
-        sequences = inputs_outputs(X, None, lengths)
-        self._check_features(X, sequences.inputs.shape[1], reset=False)
-        self._check_symbols(sequences, reset=False)
-        return sequences
-
-    def _check_symbols(self, sequences, reset):
-        """Refuse inputs that are not one column of table numbers, for `transition="table"`."""
-        if self.transition != "table":
-            return
-        if sequences.inputs.shape[1] != 1:
-            raise ValueError(
-                f'transition="table" takes one input column of symbols, X has {sequences.inputs.shape[1]}.'
-            )
-        symbols = sequences.inputs[:, 0]
-        limit = np.inf if reset else len(self._chain().rows[0].probs)
-        bad = (symbols != np.floor(symbols)) | (symbols < 0) | (symbols >= limit)
-        if bad.any():
-            sequence, step = sequences.locate(int(np.argmax(bad)))
-            known = "0, 1, 2, ..." if reset else f"0 to {limit - 1}"
-            raise ValueError(
-                f"sequence {sequence}, step {step}: input {symbols[np.argmax(bad)]:g} is not a symbol ({known})."
-            )
-
-    def predict(self, X, *, lengths=None):
-        """Return the most likely class or the mean output at every step, given the inputs so far.
-
-        Outputs are not looked at; for a forecast from past outputs make them inputs, or filter with `posterior`.
-
-        Returns
-        -------
-        ndarray of shape (T,) for class labels or one output, (T, D) for several; in the form of X
-        """
-        sequences = self._read_inputs(X, lengths)
-        if self.emission_.discrete:
-            winners = self._average(sequences, self.emission_.probabilities).argmax(axis=1)
-            return sequences.restore(self.classes_[winners])
-        mean = self._average(sequences, self.emission_.mean)
-        return sequences.restore(mean[:, 0] if mean.shape[1] == 1 else mean)
-
-    @available_if(_predicts_classes)
-    def predict_proba(self, X, *, lengths=None):
-        """Return the probabilities of the classes at every step, shape (T, M), given the inputs so far."""
-        sequences = self._read_inputs(X, lengths)
-        return sequences.restore(self._average(sequences, self.emission_.probabilities))
-
-    def _average(self, sequences, by_state):
-        """Return by_state(inputs, n) (n, N, D) averaged over the state distribution that the inputs imply."""
-        parameters = self._parameters()
-        transitions = parameters.chain.compile(sequences.inputs)
-        nothing = np.zeros((sequences.n_steps, parameters.emission.n_states))
-        states, *_ = inference.filter(transitions, nothing, sequences.offsets)
-        if transitions.emit is not None:
-            member = np.equal.outer(transitions.emit, np.arange(parameters.emission.n_states)).astype(float)
-            states = states @ member
-        parts = []
-        for lo in range(0, sequences.n_steps, BLOCK):
-            weights, inputs = states[lo : lo + BLOCK], sequences.inputs[lo : lo + BLOCK]
-            values = by_state(inputs, len(inputs))
-            if not np.isfinite(values).all():  # rates beyond the range of a float, maybe in states that cannot be
-                values = np.where(weights[:, :, None] > 0, values, 0.0)
-            parts.append(np.einsum("tn,tnd->td", weights, values))
-        return np.concatenate(parts)
-
-    def sample(self, X, *, random_state=None):
-        """Draw outputs along the inputs X.
-
-        Parameters
-        ----------
-        X : inputs, as in `fit`
-        random_state : int, RandomState or None
-
-        Returns
-        -------
-        outputs : ndarray of shape (T,) for class labels, (T, D) otherwise; in the form of X
-        states : ndarray of shape (T,); in the form of X
-        """
-        if np.ndim(X) == 0 and not hasattr(X, "__len__"):
-            raise ValueError(f"{type(self).__name__} draws outputs along inputs: give X, not a number of steps.")
-        sequences = self._read_inputs(X, None)
-        outputs, states = self._draw(sequences, random_state)
-        if self.emission_.discrete:
-            outputs = self.classes_[outputs[:, 0].astype(np.int64)]
-        return sequences.restore(outputs), sequences.restore(states)
-
-
-class HMM(_HMMFamily):
+class HMM(HMMFamily):
     """Hidden Markov model.
 
     P(y, x) = pi[x_0] b(y_0 | x_0) prod_t A[x_{t-1}, x_t] b(y_t | x_t), fitted by expectation-maximisation
@@ -317,11 +113,12 @@ class HMM(_HMMFamily):
         ValueError
             For wrong shapes, or rows that are not probabilities.
         """
+        initial, transition = as_parameter("initial", initial, 1), as_floats("transition", transition)
         model = cls(len(initial), emission=emission, **options)
         return model._adopt(emission, None, initial_=initial, transition_=transition)
 
 
-class IOHMM(_IOHMMFamily):
+class IOHMM(IOHMMFamily):
     """Input-output hidden Markov model (a GLM-HMM): inputs steer the transitions and, if wanted, the emissions.
 
     P(x_t = j | x_{t-1} = i, u_t) = softmax_j(intercept[i, j] + coef[i, j] . u_t); the emission at t sees u_t.
@@ -348,7 +145,11 @@ class IOHMM(_IOHMMFamily):
         Slopes [from, to, input]; softmax and shared rows.
     intercept_ : ndarray of shape (N, N)
     transition_ : ndarray of shape (n_symbols, N, N)
-        Instead of `coef_` and `intercept_` for `transition="table"`.
+        Instead of `coef_` and `intercept_` for `transition="table"`. n_symbols is the largest symbol in the
+        training data plus one.
+    symbols_ : ndarray of int
+        For `transition="table"`, the symbols that the training data held. Other symbols are refused afterwards; the
+        tables of those that were skipped mean nothing and count no parameters.
     classes_ : ndarray of shape (M,)
         Labels, for an emission of symbols.
     emission_, history_, n_iter_, n_parameters_, n_features_in_, converged_
@@ -425,20 +226,22 @@ class IOHMM(_IOHMMFamily):
         ValueError
             For wrong shapes, or rows that are not probabilities.
         """
-        arrays, n_inputs, options = driven_parameters(coef, intercept, transition, options)
+        arrays, n_inputs, options = driven_parameters(coef, intercept, transition, options, flat=True)
+        initial = as_parameter("initial", initial, 1)
         model = cls(len(initial), emission=emission, **options)
         return model._adopt(emission, n_inputs, initial_=initial, **arrays)
 
 
-def driven_parameters(coef, intercept, transition, options, levels=False):
+def driven_parameters(coef, intercept, transition, options, flat=False):
     """Return (fitted attributes, number of inputs, options) for softmax rows or for tables."""
     if isinstance(transition, str) and transition != "table":
         transition, options = None, {**options, "transition": transition}
     if transition is not None:
         if coef is not None or intercept is not None:
             raise ValueError("give coef and intercept, or transition (one table a symbol), not both.")
-        return {"transition_": transition}, 1, {**options, "transition": "table"}
+        return {"transition_": as_levels("transition", transition, flat)}, 1, {**options, "transition": "table"}
     if coef is None or intercept is None:
         raise ValueError("give both coef and intercept, or transition (one table a symbol).")
-    n_inputs = np.shape(coef[0] if levels else coef)[-1]
-    return {"coef_": coef, "intercept_": intercept}, n_inputs, options
+    coef = as_levels("coef", coef, flat)
+    n_inputs = (np.shape(coef if flat else coef[0]) or (0,))[-1]
+    return {"coef_": coef, "intercept_": as_levels("intercept", intercept, flat)}, n_inputs, options

@@ -3,7 +3,9 @@
 import numpy as np
 
 from hiermm.expectation import Parameters
-from hiermm.markov import _HMMFamily, _IOHMMFamily, driven_parameters
+from hiermm.markov import driven_parameters
+from hiermm.markov_base import as_levels
+from hiermm.markov_families import HMMFamily, IOHMMFamily
 from hiermm.starts import can_grow, grown_chain
 from hiermm.structure import Structure
 
@@ -32,7 +34,7 @@ class _Multiscale:
         return Parameters(self._make_chain(initial, tables, sequences), emission)
 
 
-class MultiscaleHMM(_Multiscale, _HMMFamily):
+class MultiscaleHMM(_Multiscale, HMMFamily):
     """Hidden Markov model with a state of several levels, each at its own time scale.
 
     P(x_t | x_{t-1}) = prod_s P(x_t^s | x_{t-1}^s, x_{t-1}^{parent}), eq. 5 of El Hihi & Bengio (1995).
@@ -141,12 +143,12 @@ class MultiscaleHMM(_Multiscale, _HMMFamily):
         ValueError
             For wrong shapes, rows that are not probabilities, or a diagonal that is not w_s.
         """
-        sizes = tuple(np.shape(pi)[-1] for pi in initial)
-        model = cls(sizes, emission=emission, **options)
+        initial, transition = as_levels("initial", initial), as_levels("transition", transition)
+        model = cls(level_sizes(initial), emission=emission, **options)
         return model._adopt(emission, None, initial_=initial, transition_=transition)
 
 
-class MultiscaleIOHMM(_Multiscale, _IOHMMFamily):
+class MultiscaleIOHMM(_Multiscale, IOHMMFamily):
     """Input-output HMM with a state of several levels, each at its own time scale.
 
     P(x_t | x_{t-1}, u_t) = prod_s P(x_t^s | x_{t-1}^s, x_{t-1}^{parent}, u_t), eq. 5 of El Hihi & Bengio (1995).
@@ -168,7 +170,7 @@ class MultiscaleIOHMM(_Multiscale, _IOHMMFamily):
     intercept_ : list of ndarray of shape (R_s, K_s, K_s)
     transition_ : list of ndarray of shape (n_symbols, R_s, K_s, K_s)
         Instead of `coef_` and `intercept_` for `transition="table"`.
-    classes_, emission_, history_, n_iter_, n_parameters_, n_features_in_, converged_
+    symbols_, classes_, emission_, history_, n_iter_, n_parameters_, n_features_in_, converged_
         As in `IOHMM`.
 
     Notes
@@ -249,7 +251,15 @@ class MultiscaleIOHMM(_Multiscale, _IOHMMFamily):
         ValueError
             For wrong shapes, rows that are not probabilities, or a diagonal that is not w_s.
         """
-        arrays, n_inputs, options = driven_parameters(coef, intercept, transition, options, levels=True)
-        sizes = tuple(np.shape(pi)[-1] for pi in initial)
-        model = cls(sizes, emission=emission, **options)
+        arrays, n_inputs, options = driven_parameters(coef, intercept, transition, options)
+        initial = as_levels("initial", initial)
+        model = cls(level_sizes(initial), emission=emission, **options)
         return model._adopt(emission, n_inputs, initial_=initial, **arrays)
+
+
+def level_sizes(initial):
+    """Return the number of states of each level, read from initial distributions (R, K)."""
+    for s, level in enumerate(initial):
+        if level.ndim != 2:
+            raise ValueError(f"initial[{s}] must have two axes (R, K), got shape {level.shape}.")
+    return tuple(level.shape[1] for level in initial)

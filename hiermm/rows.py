@@ -43,6 +43,8 @@ class TableRows:
         the table (0..L-1) that moves the state into each step.
     self_transition : float, optional
         Constant w on every diagonal, in [0, 1); it is not estimated. Without meaning for K = 1.
+    used : array_like (L,) of bool, optional
+        Tables that are estimated; the others belong to symbols that no data held, and are no parameters. None: all.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class TableRows:
 
     probs: np.ndarray
     self_transition: float | None = None
+    used: np.ndarray | None = None
 
     iterative = False
     n_inputs = None
@@ -87,8 +90,10 @@ class TableRows:
 
     @cached_property
     def free(self):
-        """Mask (L, R, K, K) of the probabilities that are estimated: neither zero nor a fixed self-transition."""
+        """Mask (L, R, K, K) of the probabilities that are estimated: neither zero nor fixed nor of an unused table."""
         free = self.probs > 0
+        if self.used is not None:
+            free[~np.asarray(self.used)] = False
         if self.self_transition is not None and self.n_states > 1:
             free &= ~_diagonal(self.n_parents, self.n_states)
         return free

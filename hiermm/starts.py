@@ -63,7 +63,8 @@ def grown_chain(sequences, emission, structure, rng):
             gamma = (context[:, :, None] * gamma[:, None, :]).reshape(len(gamma), -1)
             emission = emission.initialise(sequences.outputs, sequences.inputs, gamma.shape[1], rng)
             emission = emission.maximise(emission.statistics(data.outputs, data.inputs, gamma))
-        root = _root_table(labels[first], sizes[s], fixed[s], scales[s])
+        sequence = np.searchsorted(data.offsets, first, side="right")
+        root = _root_table(labels[first], sequence, sizes[s], fixed[s], scales[s])
         initial += model.chain.initial[1:]
         model = Parameters(chain_from_tables(_from_level(structure, s), initial, [root[None], *rows]), emission)
     if data.n_steps < sequences.n_steps:
@@ -154,12 +155,13 @@ def _split_rows(context, xi, pooled, w):
     return rows if w is None else np.where(own, w, (1 - w) * rows)
 
 
-def _root_table(labels, n_states, w, length):
-    """Return the table (K, K) of a new slowest level from the labels of successive blocks."""
+def _root_table(labels, sequence, n_states, w, length):
+    """Return the table (K, K) of a new slowest level from the labels of blocks in turn and the sequences they are of."""
     if n_states == 1:
         return np.ones((1, 1))
     counts = np.ones((n_states, n_states))
-    np.add.at(counts, (labels[:-1], labels[1:]), 1.0)
+    follows = sequence[1:] == sequence[:-1]
+    np.add.at(counts, (labels[:-1][follows], labels[1:][follows]), 1.0)
     own = np.eye(n_states, dtype=bool)
     moves = np.where(own, 0.0, counts)
     stay = max(1 - 1 / length, 0.5) if w is None else w

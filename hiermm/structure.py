@@ -75,7 +75,7 @@ class Structure:
         check_counts("n_states", self.sizes)
         if self.clock not in CLOCKS:
             raise ValueError(f"clock must be one of {CLOCKS}, got {self.clock!r}.")
-        if self.coupling not in PARENT:
+        if self.coupling not in tuple(PARENT):
             raise ValueError(f"coupling must be one of {tuple(PARENT)}, got {self.coupling!r}.")
         self._check_timescales()
         levels = self.emission_levels

@@ -265,7 +265,7 @@ REFUSED = [
     (lambda: Categorical().check(np.array([[0.0], [1.5]]), NONE[:2]), "row 1: 1.5 is no symbol"),
     (lambda: Categorical(3).check(np.array([[0.0], [3]]), NONE[:2]), r"row 1: symbol 3 is not among 0..2"),
     (lambda: Categorical().check(np.zeros((2, 2)), NONE[:2]), "one column"),
-    (lambda: Poisson().check(np.array([[0.0, 1], [2, -1]]), NONE[:2]), "row 1, column 1: -1 is not a count"),
+    (lambda: Poisson().check(np.array([[0.0, 1], [2, -1]]), NONE[:2]), "row 1: -1 in column 1 is not a count"),
     (lambda: normal_emission(Gaussian, "diag", rng(0), 2, 2, 0).check(np.ones((3, 4)), NONE[:3]), "4 columns"),
     (
         lambda: normal_emission(LinearGaussian, "diag", rng(0), 2, 2, 1).check(np.ones((3, 2)), NONE[:3]),
@@ -274,7 +274,10 @@ REFUSED = [
     (lambda: Product([Gaussian()]).check(np.ones((3, 1)), NONE[:3]), "channel 0 must be a pair"),
     (lambda: Product([]).check(np.ones((3, 2)), NONE[:3]), "at least one"),
     (lambda: Product([(Gaussian(), [0]), (Poisson(), [0])]).check(np.ones((3, 2)), NONE[:3]), "each once"),
-    (lambda: Product([(Gaussian(), [0]), (Poisson(), [1])]).check(-np.ones((3, 2)), NONE[:3]), r"channel 1 .*row 0"),
+    (
+        lambda: Product([(Gaussian(), [0]), (Poisson(), [1])]).check(-np.ones((3, 2)), NONE[:3]),
+        "row 0: channel 1 .*-1 in",
+    ),
     (lambda: Product.from_parameters([(Gaussian(), [0])]), "no parameters yet"),
     (lambda: Gaussian().n_states, "no parameters yet"),
     (lambda: make("gauss"), "one of gaussian, categorical, poisson, linear_gaussian"),

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
-from hiermm.emissions import Categorical, Gaussian, Logistic, Poisson
+from hiermm.emissions import Categorical, Gaussian, LinearGaussian, Logistic, Poisson, PoissonRegression, Product
 
 
 def test_names_of_features_follow_the_last_fit(series):
@@ -103,6 +103,9 @@ REFUSED = [
     (HMM(2, n_init=0), "n_init"),
     (HMM(2, max_iter=0), "max_iter"),
     (HMM(2, tol=-1), "tol"),
+    (HMM(2, tol="small"), "tol must be a number of at least 0, got 'small'"),
+    (HMM(2, algorithm="map"), 'algorithm must be "viterbi" or "posterior"'),
+    (MultiscaleHMM((2, 2), algorithm="map"), 'algorithm must be "viterbi" or "posterior", got'),
     (HMM(2, emission="gauss"), "gauss"),
     (HMM(2, emission=Categorical(2.5)), "n_symbols must be None or an integer"),
     (IOHMM(2, emission=Logistic(0)), "n_symbols"),
@@ -132,10 +135,13 @@ def test_bad_parameters_are_refused():
     emission = Gaussian.from_parameters(means=np.zeros((2, 1)), covariances=np.ones((2, 1)), covariance="diag")
     half = np.full((2, 2), 0.5)
     for changes, message in [
-        ({"initial": [1.5, -0.5]}, "initial_"),
-        ({"initial": [0.5, 0.6]}, "initial_"),
-        ({"transition": half * 1.1}, "transition_"),
-        ({"transition": np.full((3, 3), 1 / 3)}, "transition_"),
+        ({"initial": [1.5, -0.5]}, r"^initial_\[1\] = -0.5 is negative"),
+        ({"initial": [0.5, 0.6]}, r"^initial_\[\] sums to 1.1|^initial_ sums to 1.1"),
+        ({"initial": 0.5}, r"^initial must have 1 axes, got shape \(\)"),
+        ({"initial": "half"}, "^initial must be an array of numbers"),
+        ({"transition": 0.5}, r"^transition_ must have shape \(2, 2\), got \(\)"),
+        ({"transition": half * [[1.0], [1.1]]}, r"^transition_\[1\] sums to 1.1"),
+        ({"transition": np.full((3, 3), 1 / 3)}, r"^transition_ must have shape \(2, 2\), got \(3, 3\)"),
         ({"initial": np.full(3, 1 / 3), "transition": np.full((3, 3), 1 / 3)}, "2 states, the chain wants 3"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -146,6 +152,19 @@ def test_bad_parameters_are_refused():
         MultiscaleHMM.from_parameters(
             initial=[[[0.5, 0.5]]], transition=[half[None]], timescales=(4,), emission=emission
         )
+    for changes, message in [
+        ({"initial": 0.5}, "^initial must be a list with one array a level, got 0.5"),
+        ({"initial": [[0.5, 0.5]]}, r"^initial\[0\] must have two axes \(R, K\), got shape \(2,\)"),
+        ({"initial": [[[0.5, 0.6]]]}, r"^initial_\[0\]\[0\] sums to 1.1"),
+        ({"transition": [half[None], half[None]]}, "^transition_ must hold one array a level, 1 in all, got 2"),
+        ({"transition": [half]}, r"^transition_\[0\] must have shape \(1, 2, 2\), got \(2, 2\)"),
+    ]:
+        known = {"initial": [[[0.5, 0.5]]], "transition": [half[None]], "emission": emission, "timescales": (1,)}
+        with pytest.raises(ValueError, match=message):
+            MultiscaleHMM.from_parameters(**(known | changes))
+    for coef in [0.5, np.zeros((2, 2))]:
+        with pytest.raises(ValueError, match=r"^coef_ must have shape"):
+            IOHMM.from_parameters(initial=[0.5, 0.5], coef=coef, intercept=half, emission=emission)
     for unknown in ["gaussian", Gaussian(), Categorical(), None]:
         with pytest.raises(ValueError, match="emission must have parameters"):
             HMM.from_parameters(initial=[0.5, 0.5], transition=half, emission=unknown)
@@ -177,3 +196,68 @@ def test_grid_search_and_pipeline_split_by_sequence(series):
     assert pipe.predict(X).shape == (600,)
     nested = clone(HMM(2, emission=Gaussian(covariance="full"))).set_params(emission__covariance="diag")
     assert nested.emission.covariance == "diag"
+
+
+def test_outputs_that_cannot_be_are_named_by_sequence_and_step():
+    X = [np.zeros((4, 1)), np.array([[0.0], [0.0], [2.0]])]
+    known = Categorical.from_parameters(probs=np.full((2, 2), 0.5))
+    model = HMM.from_parameters(initial=[0.5, 0.5], transition=np.full((2, 2), 0.5), emission=known)
+    with pytest.raises(ValueError, match=r"^sequence 1, step 2: symbol 2 is not among 0\.\.1"):
+        model.score(X)
+    with pytest.raises(ValueError, match=r"^sequence 1, step 2: 2.5 is no symbol"):
+        HMM(2, emission="categorical").fit([X[0], X[1] * 1.25])
+    for model in [HMM(2, emission="poisson"), IOHMM(2, emission="poisson_regression")]:
+        with pytest.raises(ValueError, match=r"^sequence 1, step 0: -1 in column 0 is not a count"):
+            model.fit([X[0], X[1] - 1], [X[0], X[1] - 1])
+    with pytest.raises(ValueError, match=r"^sequence 0, step 4: channel 1 \(columns \[1\]\): -1 in column 0 is not"):
+        HMM(2, emission=Product([(Gaussian(), [0]), (Poisson(), [1])])).fit(np.array([[0, 1]] * 4 + [[0, -1]]))
+    fast = PoissonRegression.from_parameters(coef=[[[1.0]], [[1.0]]], intercept=[[0.0], [1.0]])
+    stay = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
+    model = IOHMM.from_parameters(initial=[0, 1], coef=np.zeros((2, 2, 1)), intercept=stay, emission=fast)
+    with pytest.raises(
+        ValueError, match=r"^sequence 1, step 1: in state 1 the rate of column 0 is exp\(45\), too large"
+    ):
+        model.sample([np.zeros((3, 1)), np.array([[1.0], [44.0]])])
+
+
+def test_symbols_that_the_training_data_lack():
+    """They are no parameters, and refused; one that asks for too many tables is named."""
+    rng = np.random.default_rng(0)
+    u, y = rng.choice([0, 1, 4], (300, 1)), rng.normal(size=300)
+    model = quiet(IOHMM(2, emission="gaussian", transition="table", max_iter=3, random_state=0), u, y)
+    assert model.transition_.shape == (5, 2, 2) and model.symbols_.tolist() == [0, 1, 4]
+    dense = np.searchsorted([0, 1, 4], u)
+    other = quiet(clone(model), dense, y)
+    assert model.n_parameters_ == other.n_parameters_ == 1 + 3 * 2 + 4
+    assert model.history_ == other.history_
+    assert model.bic(u, y) == pytest.approx(other.bic(dense, y), rel=1e-14)
+    for symbol in (2, 5, -1, 0.5):
+        with pytest.raises(ValueError, match=f"sequence 1, step 1: input {symbol:g} is not a symbol .*symbols_"):
+            model.predict([[[0.0], [1.0]], [[4.0], [symbol]]])
+    with pytest.raises(
+        ValueError, match=r"sequence 0, step 1: input 1000000000 as a symbol takes 1000000001 .* 29.8 GiB"
+    ):
+        clone(model).fit([[0], [1_000_000_000]], [0.0, 1.0])
+    levels = MultiscaleIOHMM((2, 2), timescales=(4, 1), emission="gaussian", transition="table", max_iter=1)
+    quiet(levels, u, y)
+    assert [a.shape[0] for a in levels.transition_] == [5, 5]
+    assert levels.n_parameters_ == (1 + 2) + 3 * (0 + 4) + 8
+
+
+@pytest.mark.parametrize("kind", [Gaussian, LinearGaussian, Categorical, Poisson, Logistic, PoissonRegression, Product])
+def test_emissions_without_parameters_say_so(kind):
+    emission = kind([(Gaussian(), [0])]) if kind is Product else kind()
+    row, nothing = np.zeros((1, 1)), np.empty((1, 0))
+    for call in [
+        lambda: emission.log_likelihood(row, nothing),
+        lambda: emission.mean(nothing, 1),
+        lambda: emission.sample(np.zeros(1, dtype=int), nothing, np.random.default_rng(0)),
+        lambda: emission.n_states,
+        lambda: emission.n_parameters,
+    ]:
+        with pytest.raises(NotFittedError, match=f"This {kind.__name__} emission has no parameters yet"):
+            call()
+    with pytest.raises(AttributeError, match="has no attribute 'colour'") as caught:
+        emission.colour  # noqa: B018
+    assert caught.type is AttributeError
+    assert not emission.is_fitted and not hasattr(emission, "means_")

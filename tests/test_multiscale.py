@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM, starts
 from hiermm.emissions import Gaussian, LinearGaussian
 from hiermm.expectation import Expectation
-from hiermm.starts import can_grow
+from hiermm.starts import _root_table, can_grow
 from hiermm.structure import Structure
 
 
@@ -213,3 +213,11 @@ def test_constant_inputs_are_no_inputs_for_several_levels():
     )  # fmt: skip
     X, _ = plain.sample(60, random_state=0)
     assert driven.log_likelihood(np.ones((60, 1)), X) == pytest.approx(plain.log_likelihood(X), rel=1e-12)
+
+
+def test_the_slowest_level_starts_from_moves_within_sequences():
+    """Every sequence stays in one context; that the next sequence has another one is no move."""
+    labels, sequence = np.array([0, 0, 1, 1, 2, 2, 0, 1]), np.array([1, 1, 2, 2, 3, 3, 4, 4])
+    table = _root_table(labels, sequence, 3, None, 4)
+    np.testing.assert_allclose(table[1:], [[0.125, 0.75, 0.125], [0.125, 0.125, 0.75]], rtol=1e-15)
+    np.testing.assert_allclose(table[0], [0.75, 0.25 * 2 / 3, 0.25 / 3], rtol=1e-15)

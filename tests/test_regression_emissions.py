@@ -324,7 +324,7 @@ def test_symbols_never_seen_have_room():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: Logistic().check(np.array([[0.0], [1.5]]), np.zeros((2, 1))), "Logistic: row 1: 1.5 is no symbol"),
+        (lambda: Logistic().check(np.array([[0.0], [1.5]]), np.zeros((2, 1))), "row 1: 1.5 is no symbol"),
         (lambda: Logistic().check(np.array([[-1.0]]), np.zeros((1, 1))), "row 0: -1 is no symbol"),
         (lambda: Logistic(n_symbols=3).check(np.array([[3.0]]), np.zeros((1, 1))), "symbol 3 is not among 0..2"),
         (
@@ -333,7 +333,7 @@ def test_symbols_never_seen_have_room():
         ),
         (lambda: Logistic().check(np.zeros((1, 2)), np.zeros((1, 1))), "one column, got 2"),
         (lambda: random_emission(Logistic).check(np.zeros((1, 1)), np.zeros((1, 3))), "inputs have 3 columns"),
-        (lambda: PoissonRegression().check(np.array([[1.0, -2.0]]), np.zeros((1, 1))), r"outputs\[0, 1\] = -2"),
+        (lambda: PoissonRegression().check(np.array([[1.0, -2.0]]), np.zeros((1, 1))), "row 0: -2 in column 1 is not"),
         (lambda: PoissonRegression().check(np.array([[0.5]]), np.zeros((1, 1))), "not a count"),
         (lambda: random_emission(PoissonRegression).check(np.zeros((1, 3)), np.zeros((1, P))), "3 columns, expected 2"),
         (lambda: Logistic.from_parameters(coef=np.zeros((2, 3, 1)), intercept=np.zeros((2, 2))), "agree"),

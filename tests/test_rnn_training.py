@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from hiermm import MultiscaleRNN
 from hiermm.rnn.network import COUPLINGS
+from hiermm.rnn.training import Momentum
 from hiermm.tasks import two_sequence
 
 
@@ -134,6 +135,33 @@ def test_warm_start_from_known_parameters():
     before = model.predict(X)
     model.set_params(warm_start=True, max_iter=1, learning_rate_init=1e-13).fit(X, y)
     np.testing.assert_allclose(model.predict(X), before, atol=1e-9)
+
+
+@quiet
+def test_warm_start_takes_up_new_options():
+    X, y = echo(3, 12)
+    model = MultiscaleRNN(**QUICK, warm_start=True).fit(X, y)
+    before = model.recurrent_.copy()
+    model.set_params(learning_rate_init=1e-13, max_iter=1).fit(X, y)
+    np.testing.assert_allclose(model.recurrent_, before, atol=1e-9)
+    model.set_params(solver="sgd", learning_rate_init=0.1, max_iter=3).fit(X, y)
+    assert isinstance(model._training.optimiser, Momentum)
+    assert np.abs(model.recurrent_ - before).max() > 1e-6
+    model.set_params(alpha=1e4, solver="lbfgs", max_iter=50).fit(X, y)
+    assert np.abs(model.recurrent_).max() < 0.1 * np.abs(before).max()  # not the best of those without a penalty
+
+
+@quiet
+@pytest.mark.parametrize(
+    "change", [{"n_units": (3, 5)}, {"delays": (1, 2)}, {"coupling": "none"}, {"output": "classification"}]
+)
+def test_warm_start_with_another_shape_is_refused(change):
+    X, y = echo(3, 12)
+    model = MultiscaleRNN(**QUICK, warm_start=True).fit(X, y)
+    before = model.score(X, y)
+    with pytest.raises(ValueError, match=f"but {next(iter(change))} is now"):
+        model.set_params(**change).fit(X, y)
+    assert model.score(X, y) == before
 
 
 @quiet

@@ -15,6 +15,17 @@ class DeadStateWarning(UserWarning):
     """A state takes responsibility for no observation; it keeps its parameters."""
 
 
+class BadRow(ValueError):
+    """A row of the outputs that an emission cannot have produced; `row` and `reason` say which and why."""
+
+    def __init__(self, row, reason):
+        super().__init__(row, reason)
+        self.row, self.reason = row, reason
+
+    def __str__(self):
+        return f"row {self.row}: {self.reason}"
+
+
 class Emission(BaseEstimator):
     """Base class of what a hidden state emits.
 
@@ -78,14 +89,58 @@ class Emission(BaseEstimator):
         return self._fitted_array().shape[0]
 
     def _fitted_array(self):
-        if not self.is_fitted:
-            raise NotFittedError(f"This {type(self).__name__} emission has no parameters yet: fit a model with it.")
         return getattr(self, self._parameters[0])
+
+    def __getattr__(self, name):
+        """Say so where a name is missing because the parameters are: one of them, or what follows from them."""
+        fitted = any(known.endswith("_") for known in vars(self))
+        named = (name.startswith("_") or name.endswith("_")) and not name.startswith("__")
+        if not fitted and (named or hasattr(type(self), name)):
+            raise NotFittedError(f"This {type(self).__name__} emission has no parameters yet: fit a model with it.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _check_options(self):
+        """Raise ValueError if an argument of the constructor makes no sense (a hook for subclasses)."""
+
+    def _shaping(self):
+        """Return the options, by name, that the shapes of the fitted parameters stand for (a hook for subclasses)."""
+        return {}
+
+    def going_on_from(self, fitted, outputs):
+        """Return an emission with the options of this one and the parameters of `fitted`: where a warm start begins.
+
+        Parameters
+        ----------
+        fitted : Emission
+            Of the same class, with parameters.
+        outputs : ndarray (n, D)
+            The data to come, to which variance floors relate.
+
+        Raises
+        ------
+        ValueError
+            If an option wants parameters of another shape, makes no sense, or is a prior under which these parameters
+            are impossible.
+        """
+        self._check_options()
+        for name, value in fitted._shaping().items():
+            if getattr(self, name) not in (None, value):
+                raise ValueError(
+                    f"warm_start goes on from a {type(self).__name__} emission fitted with {name}={value!r}, but "
+                    f"{name} is now {getattr(self, name)!r}. Its parameters have another shape: fit anew."
+                )
+        new = copy.copy(fitted).set_params(**self.get_params(deep=False))
+        if not np.isfinite(new.log_prior()):
+            raise ValueError(
+                f"warm_start goes on from parameters that are impossible under the prior of {self!r} (a probability "
+                "or a rate of zero): fit anew."
+            )
+        return new
 
     # -- parts of the protocol that are the same for all -------------------------------------------------------------
 
     def check(self, outputs, inputs):
-        """Raise ValueError, naming row and column, when this emission cannot have produced `outputs`.
+        """Raise ValueError, naming row and column (`BadRow`), when this emission cannot have produced `outputs`.
 
         Parameters
         ----------
@@ -178,9 +233,17 @@ def warn_dead(dead, before, name):
 # -- checks of parameters --------------------------------------------------------------------------------------------
 
 
+def as_floats(name, value):
+    """Return `value` as a float64 array of its own, or raise ValueError with its name."""
+    try:
+        return np.array(value, dtype=np.float64, order="C")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+
+
 def as_parameter(name, value, ndim):
     """Return `value` as a finite float64 array with `ndim` axes (an int or a tuple of choices), or raise ValueError."""
-    array = np.array(value, dtype=np.float64, order="C")
+    array = as_floats(name, value)
     choices = (ndim,) if isinstance(ndim, int) else tuple(ndim)
     if array.ndim not in choices:
         wanted = " or ".join(str(k) for k in choices)

@@ -5,6 +5,7 @@ from scipy.special import gammaln
 
 from hiermm._ext import load
 from hiermm.emissions.base import (
+    BadRow,
     Emission,
     as_parameter,
     as_probabilities,
@@ -32,14 +33,15 @@ def check_symbols(name, outputs, n_symbols):
         raise ValueError(f"{name}: symbols come in one column, got {outputs.shape[1]}; use Product for several")
     bad = first_bad(outputs, (outputs >= 0) & (outputs == np.floor(outputs)))
     if bad is not None:
-        raise ValueError(f"{name}: row {bad[0]}: {outputs[bad]:g} is no symbol (a whole number from 0 on)")
+        raise BadRow(bad[0], f"{outputs[bad]:g} is no symbol (a whole number from 0 on)")
     if n_symbols is None:
         return
     bad = first_bad(outputs, outputs < n_symbols)
     if bad is not None:
-        raise ValueError(
-            f"{name}: row {bad[0]}: symbol {outputs[bad]:g} is not among 0..{n_symbols - 1}; "
-            "give n_symbols when later data may hold symbols that the training data lack"
+        raise BadRow(
+            bad[0],
+            f"symbol {outputs[bad]:g} is not among 0..{n_symbols - 1}; "
+            "give n_symbols when later data may hold symbols that the training data lack",
         )
 
 
@@ -122,9 +124,14 @@ class Categorical(Emission):
             self._table = np.ascontiguousarray(np.log(self.probs_.T))
         self._table.flags.writeable = False
 
+    def _check_options(self):
+        check_at_least("concentration", self.concentration, 1.0)
+
+    def _shaping(self):
+        return {"n_symbols": self.probs_.shape[1]}
+
     def _excess(self, n_symbols):
         """Return concentration - 1 as an array that goes with (N, M)."""
-        check_at_least("concentration", self.concentration, 1.0)
         excess = np.asarray(self.concentration, dtype=np.float64) - 1.0
         if excess.ndim and excess.shape != (n_symbols,):
             raise ValueError(f"concentration must be a number or have shape ({n_symbols},), got {excess.shape}")
@@ -137,6 +144,7 @@ class Categorical(Emission):
 
     def initialise(self, outputs, inputs, n_states, rng):
         """Return an emission started from the data (see the class notes); arguments as in `Gaussian.initialise`."""
+        self._check_options()
         self.check(outputs, inputs)
         if np.isnan(outputs).all():
             raise ValueError("cannot start: no observed values among the outputs")
@@ -274,7 +282,7 @@ class Poisson(Emission):
         super().check(outputs, inputs)
         bad = first_bad(outputs, (outputs >= 0) & (outputs == np.floor(outputs)))
         if bad is not None:
-            raise ValueError(f"Poisson: row {bad[0]}, column {bad[1]}: {outputs[bad]:g} is not a count")
+            raise BadRow(bad[0], f"{outputs[bad]:g} in column {bad[1]} is not a count")
 
     def features(self, outputs, inputs):
         """Return the standardised square roots of the counts, whose variance hardly depends on the rate."""

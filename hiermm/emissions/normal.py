@@ -100,23 +100,38 @@ class NormalEmission(Emission):
         missing entries, and data (3, D): count, sum and sum of squares of the observed outputs.
         """
         inputs = self._used(inputs)
-        N, D, P = self._coef.shape
         if self._variances is not None:
+            N, D, P = self._coef.shape
             gram, cross, scatter = np.zeros((N, D, P + 1, P + 1)), np.zeros((N, D, P + 1)), np.zeros((N, D))
             kernels.linear_moments(outputs, inputs, gamma, self._coef, self._intercept, gram, cross, scatter)
             return {"gram": gram, "cross": cross, "scatter": scatter}
         names = ("gram", "cross", "scatter")
         sums = cov.dense_moments(outputs, inputs, gamma, self._coef, self._intercept, self._matrices)
-        ones, about = np.ones((len(outputs), 1)), self._intercept.mean(axis=0, keepdims=True)
-        count, first, second = np.zeros((1, D, 1, 1)), np.zeros((1, D, 1)), np.zeros((1, D))
-        kernels.linear_moments(outputs, inputs[:, :0], ones, np.zeros((1, D, 0)), about, count, first, second)
-        data = np.array([count[0, :, 0, 0], first[0, :, 0], second[0]])
-        return {**dict(zip(names, sums)), "data": data}
+        return {**dict(zip(names, sums)), "data": data_sums(outputs, self._intercept.mean(axis=0))}
 
     def _check_options(self):
         cov.check_form(self.covariance)
         check_at_least("min_variance", self.min_variance, 0.0, strict=True)
         check_at_least("covariances_weight", self.covariances_weight, 0.0)
+
+    def _shaping(self):
+        return {"covariance": self.covariance}
+
+    def going_on_from(self, fitted, outputs):
+        """Return an emission with the options of this one and the parameters of `fitted`, variances above the floor.
+
+        The floor of `outputs` may be higher than the one that the parameters were fitted under; where they had reached
+        that one they keep every bit. Arguments and errors as in `Emission`.
+        """
+        new = super().going_on_from(fitted, outputs)
+        centre = new._intercept.mean(axis=0)
+        floor = (1 - 1e-12) * new.min_variance * moment_variance(*data_sums(outputs, centre), centre)
+        if new._matrices is None:
+            lifted = np.maximum(new.covariances_, floor.mean() if new.covariance == "spherical" else floor)
+        else:
+            matrices = new.covariances_.reshape(-1, len(floor), len(floor))
+            lifted = cov.lift(matrices, floor).reshape(new.covariances_.shape)
+        return new._fitted(covariances_=lifted)
 
     def maximise(self, stats):
         """Return the emission that maximises expected log-likelihood plus log prior, variances above their floor.
@@ -250,6 +265,15 @@ def solve(gram, cross):
     inverse = np.where(keep, 1.0 / np.where(keep, values, 1.0), 0.0)
     turned = np.einsum("...fg,...f->...g", vectors, cross * unit)
     return unit * np.einsum("...fg,...g->...f", vectors, inverse * turned)
+
+
+def data_sums(outputs, centre):
+    """Return count, sum and sum of squares (3, D) of the observed entries of each column, taken about `centre` (D,)."""
+    n, D = outputs.shape
+    count, first, second = np.zeros((1, D, 1, 1)), np.zeros((1, D, 1)), np.zeros((1, D))
+    none, ones = np.empty((n, 0)), np.ones((n, 1))
+    kernels.linear_moments(outputs, none, ones, np.zeros((1, D, 0)), centre[None], count, first, second)
+    return np.array([count[0, :, 0, 0], first[0, :, 0], second[0]])
 
 
 def column_variance(outputs):

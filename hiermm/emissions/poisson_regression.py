@@ -4,8 +4,10 @@ import numpy as np
 from scipy.special import gammaln
 
 from hiermm import newton
-from hiermm.emissions.base import check_at_least, first_bad, start_sample
+from hiermm.emissions.base import BadRow, first_bad, start_sample
 from hiermm.emissions.regression import Regression, step_blocks
+
+MAX_LOG_RATE = 43.6  # rates up to 2^63 or so, whose counts still are 64-bit integers
 
 
 class PoissonRegression(Regression):
@@ -74,7 +76,7 @@ class PoissonRegression(Regression):
         super().check(outputs, inputs)
         bad = first_bad(outputs, (outputs >= 0) & (outputs == np.floor(outputs)) & np.isfinite(outputs))
         if bad is not None:
-            raise ValueError(f"PoissonRegression: outputs[{bad[0]}, {bad[1]}] = {outputs[bad]:g} is not a count")
+            raise BadRow(bad[0], f"{outputs[bad]:g} in column {bad[1]} is not a count")
 
     def initialise(self, outputs, inputs, n_states, rng):
         """Return a start: one regression fitted to all data, then a random copy of it for every state.
@@ -92,7 +94,7 @@ class PoissonRegression(Regression):
         rng : numpy.random.Generator
             Source of the random copies.
         """
-        check_at_least("alpha", self.alpha, 0.0)
+        self._check_options()
         self.check(outputs, inputs)
         outputs, inputs = start_sample(outputs, inputs, rng)
         level = np.log(np.nanmean(outputs, axis=0) + 0.5 / len(outputs))
@@ -131,6 +133,13 @@ class PoissonRegression(Regression):
     def sample(self, states, inputs, rng):
         """Return counts (n, D) drawn in the given `states` (n,) at `inputs` (n, P)."""
         log_rate = self.intercept_[states] + np.einsum("ndp,np->nd", self.coef_[states], inputs)
+        if log_rate.size and log_rate.max() > MAX_LOG_RATE:
+            row, column = np.unravel_index(log_rate.argmax(), log_rate.shape)
+            raise BadRow(
+                int(row),
+                f"in state {states[row]} the rate of column {column} is exp({log_rate.max():.6g}), "
+                f"too large to draw counts from (the limit is exp({MAX_LOG_RATE:g}))",
+            )
         return rng.poisson(np.exp(log_rate)).astype(np.float64)
 
     def statistics(self, outputs, inputs, gamma):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hiermm.emissions.base import Emission, cluster, soft_assignments, start_sample
+from hiermm.emissions.base import BadRow, Emission, cluster, soft_assignments, start_sample
 
 
 class Product(Emission):
@@ -101,9 +101,21 @@ class Product(Emission):
         return hasattr(self, "emissions_")
 
     def _fitted_array(self):
-        if not self.is_fitted:
-            return super()._fitted_array()
         return self.emissions_[0][0]._fitted_array()
+
+    def going_on_from(self, fitted, outputs):
+        """Return a product with the options of this one and the parameters of `fitted`, channel by channel.
+
+        Raises
+        ------
+        ValueError
+            If the channels have changed, or an option of theirs that shapes parameters.
+        """
+        now, then = self._channels(), fitted.emissions_
+        if [(type(e), columns) for e, columns in now] != [(type(e), columns) for e, columns in then]:
+            raise ValueError(f"warm_start goes on from {fitted!r}, but emission is now {self!r}.")
+        pairs = zip(now, then)
+        return self._with([new.going_on_from(old, self._take(outputs, c)) for (new, c), (old, _) in pairs])
 
     @property
     def n_outputs(self):
@@ -133,10 +145,13 @@ class Product(Emission):
         if outputs.shape[1] != self.n_outputs:
             raise ValueError(f"Product: the outputs have {outputs.shape[1]} columns, expected {self.n_outputs}")
         for i, (emission, columns) in enumerate(self.emissions_ if self.is_fitted else self._channels()):
+            channel = f"channel {i} (columns {list(columns)})"
             try:
                 emission.check(self._take(outputs, columns), inputs)
+            except BadRow as error:
+                raise BadRow(error.row, f"{channel}: {error.reason}") from None
             except ValueError as error:
-                raise ValueError(f"channel {i} (columns {list(columns)}): {error}") from None
+                raise ValueError(f"{channel}: {error}") from None
 
     def initialise(self, outputs, inputs, n_states, rng):
         """Return a product started from the data (see the class notes); arguments as in `Gaussian.initialise`."""

@@ -38,9 +38,12 @@ class Regression(Emission):
         """Return -alpha/2 * sum of squared slopes, the log prior up to a constant."""
         return -0.5 * self.alpha * float(np.vdot(self.coef_, self.coef_))
 
+    def _check_options(self):
+        check_at_least("alpha", self.alpha, 0.0)
+
     @classmethod
     def _known(cls, emission, coef, intercept):
-        check_at_least("alpha", emission.alpha, 0.0)
+        emission._check_options()
         coef, intercept = as_parameter("coef", coef, 3), as_parameter("intercept", intercept, 2)
         if coef.shape[:2] != intercept.shape:
             raise ValueError(f"coef {coef.shape} and intercept {intercept.shape} must agree in their first two axes")
@@ -171,6 +174,9 @@ class Logistic(Regression):
         N, M, P = self.coef_.shape
         return N * (M - 1) * (P + 1)
 
+    def _shaping(self):
+        return {"n_symbols": self.intercept_.shape[1]}
+
     def check(self, outputs, inputs):
         """Raise ValueError, naming row and symbol, unless `outputs` is one column of codes 0..M-1 or NaN."""
         check_symbols("Logistic", outputs, self.intercept_.shape[1] if self.is_fitted else self.n_symbols)
@@ -190,7 +196,7 @@ class Logistic(Regression):
         rng : numpy.random.Generator
             Source of the random copies.
         """
-        check_at_least("alpha", self.alpha, 0.0)
+        self._check_options()
         self.check(outputs, inputs)
         M = int(np.nanmax(outputs)) + 1 if self.n_symbols is None else int(self.n_symbols)
         outputs, inputs = start_sample(outputs, inputs, rng)

@@ -11,7 +11,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 from hiermm.labels import encode, learn_classes
 from hiermm.operators import Operators
 from hiermm.rnn.checks import check_size, looks_like_classes
-from hiermm.rnn.network import Network, Runner
+from hiermm.rnn.network import Runner
 from hiermm.rnn.scaling import gaussian_log_likelihood
 from hiermm.sequences import inputs_outputs
 
@@ -22,7 +22,7 @@ def _classifies(model):
 
 
 class FittedNetwork(BaseEstimator):
-    """The face of a network whose hyper-parameters and fitted arrays are attributes (see `MultiscaleRNN`)."""
+    """The face of a network whose structure and fitted arrays are attributes (see `MultiscaleRNN`)."""
 
     def _read(self, X, y, lengths, reset):
         """Return Sequences with numbers or class codes as outputs; `reset`: learn what kind of outputs y holds."""
@@ -54,18 +54,13 @@ class FittedNetwork(BaseEstimator):
         _check_n_features(self, sequences.inputs[:1], reset=reset)
         return sequences
 
-    def _network(self, n_inputs, n_outputs):
-        structure = tuple(self.n_units), tuple(self.timescales), self.clock, self.coupling, tuple(self.delays)
-        return Network(*structure, n_inputs, n_outputs)
-
     def _theta(self, network):
         return network.join({name: getattr(self, f"{name}_") for name in network.shapes})
 
     def _fitted(self):
         """Return (network, theta) of the fitted attributes."""
         check_is_fitted(self, "recurrent_")
-        network = self._network(self.n_features_in_, len(self.readout_bias_))
-        return network, self._theta(network)
+        return self.network_, self._theta(self.network_)
 
     def _log_likelihoods(self, sequences):
         network, theta = self._fitted()

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from hiermm.rnn.checks import check_hyperparameters
 from hiermm.rnn.fitted import FittedNetwork
-from hiermm.rnn.network import Runner
+from hiermm.rnn.network import Network, Runner
 from hiermm.rnn.scaling import Scaling, gaussian_log_likelihood
 from hiermm.rnn.training import Training, train
 
@@ -239,7 +239,7 @@ class MultiscaleRNN(FittedNetwork):
             if given[name].shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {given[name].shape}.")
         given["recurrent"] *= network.mask
-        model.n_features_in_ = network.n_inputs
+        model.n_features_in_, model.network_ = network.n_inputs, network
         for name, value in given.items():
             setattr(model, f"{name}_", value)
         if model.output == "classification" or classes is not None:
@@ -284,6 +284,8 @@ class MultiscaleRNN(FittedNetwork):
         """
         check_hyperparameters(self)
         go_on = self.warm_start and hasattr(self, "recurrent_")
+        if go_on:
+            self._refuse_another_shape()
         sequences = self._read(X, y, lengths, reset=not go_on)
         if not sequences.n_observed():
             raise ValueError("nothing to learn from: every output is missing.")
@@ -314,9 +316,27 @@ class MultiscaleRNN(FittedNetwork):
             )
         return self
 
+    def _network(self, n_inputs, n_outputs):
+        """Return the `Network` that the hyper-parameters ask for; that of the fitted arrays is `network_`."""
+        structure = tuple(self.n_units), tuple(self.timescales), self.clock, self.coupling, tuple(self.delays)
+        return Network(*structure, n_inputs, n_outputs)
+
+    def _refuse_another_shape(self):
+        """Raise ValueError if the hyper-parameters want fitted arrays of another shape than a warm start has."""
+        then, now = vars(self.network_), vars(self._network(0, 0))
+        pairs = {name: (then[name], now[name]) for name in ("n_units", "timescales", "clock", "coupling", "delays")}
+        pairs["output"] = self.output_, self.output_ if self.output == "auto" else self.output
+        for name, (old, new) in pairs.items():
+            if old != new:
+                raise ValueError(
+                    f"warm_start goes on from a network fitted with {name}={old!r}, but {name} is now {new!r}: fit "
+                    "anew."
+                )
+
     def _starts(self, network, seeds, go_on):
         """Return a `Training` for each restart, or the one to go on with."""
         if go_on and hasattr(self, "_training"):
+            self._training.follow(self)
             return [self._training]
         starts = []
         for seed in seeds[:1] if go_on else seeds:
@@ -371,6 +391,7 @@ class MultiscaleRNN(FittedNetwork):
         return self._scaling.noise_variance(np.asarray(losses) * self._scaling.scale**2, entries)
 
     def _keep_parameters(self, network, theta):
+        self.network_ = network
         theta = theta.copy() if self.output_ == "classification" else self._scaling.to_outputs(network, theta)
         for name, value in network.split(theta).items():
             setattr(self, f"{name}_", value)

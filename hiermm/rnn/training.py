@@ -80,6 +80,10 @@ class Adam:
         self.rate, self.steps = rate, 0
         self.first, self.second = np.zeros(n), np.zeros(n)
 
+    def adopt(self, other):
+        """Take the hyper-parameters of another one."""
+        self.rate = other.rate
+
     def step(self, theta, gradient):
         """Move theta in place."""
         self.steps += 1
@@ -95,6 +99,10 @@ class Momentum:
     def __init__(self, n, rate, momentum):
         self.rate, self.momentum, self.velocity = rate, momentum, np.zeros(n)
 
+    def adopt(self, other):
+        """Take the hyper-parameters of another one."""
+        self.rate, self.momentum = other.rate, other.momentum
+
     def step(self, theta, gradient):
         """Move theta in place."""
         self.velocity *= self.momentum
@@ -107,8 +115,8 @@ class Training:
     """One run of training, as far as it has come; enough to go on from (`warm_start`).
 
     theta: latest parameters; best_theta, best: those of the lowest criterion (held-out loss with early stopping, else
-    the penalised training loss) and its value; losses: summed losses of each epoch; held_out: its held-out losses;
-    left: whether training left for infinity.
+    the penalised training loss) and its value; criterion: the hyper-parameters that it hangs on; losses: summed losses
+    of each epoch; held_out: its held-out losses; left: whether training left for infinity.
     """
 
     theta: np.ndarray
@@ -125,13 +133,26 @@ class Training:
     converged: bool = False
     left: bool = False
     interrupted: bool = False
+    criterion: tuple | None = None
 
     @classmethod
     def begin(cls, theta, rng, model):
         """Start from theta with the hyper-parameters of `model`."""
-        if model.solver == "sgd":
-            return cls(theta, Momentum(len(theta), model.learning_rate_init, model.momentum), rng)
-        return cls(theta, Adam(len(theta), model.learning_rate_init), rng)
+        training = cls(theta, None, rng)
+        training.follow(model)
+        return training
+
+    def follow(self, model):
+        """Take up the hyper-parameters of `model`, which may have changed since the last epoch."""
+        n, rate = len(self.theta), model.learning_rate_init
+        fresh = Momentum(n, rate, model.momentum) if model.solver == "sgd" else Adam(n, rate)
+        if type(self.optimiser) is type(fresh):
+            self.optimiser.adopt(fresh)
+        else:
+            self.optimiser = fresh
+        criterion = model.alpha, model.early_stopping, model.validation_fraction
+        if criterion != self.criterion:  # values of another criterion cannot be compared
+            self.criterion, self.best, self.best_theta, self.stale = criterion, np.inf, None, 0
 
     def note(self, value, theta, tol):
         """Keep the best parameters; count the epochs without a gain of at least `tol`."""
