@@ -31,7 +31,8 @@ class HMM(HMMFamily):
     n_jobs : int or None
         Threads over sequences; the result is the same to the bit for any number.
     warm_start : bool
-        Whether `fit` goes on from the fitted parameters.
+        Whether `fit` goes on from the fitted parameters. Changed priors, floors and penalties take effect; changes that
+        want arrays of another shape are refused.
     verbose : int
         1 shows a progress bar.
 

@@ -1,6 +1,6 @@
 """How every Markov model is fitted, and what fitting leaves behind; `FittedMarkov` holds what it answers then."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from numbers import Real
 
 import numpy as np
@@ -74,7 +74,8 @@ class MarkovModel(FittedMarkov):
         self._check_outputs(sequences, known)
         start = None
         if go_on:
-            start = Parameters(self._chain(), emission.going_on_from(self.emission_, sequences.outputs))
+            chain = self._chain(self._structure(), self._transition())
+            start = Parameters(chain, emission.going_on_from(self.emission_, sequences.outputs))
         with Expectation(sequences, self.n_jobs) as expectation:
             fits = self._fits(expectation, emission, start)
         best = em.best_of(fits)
@@ -91,12 +92,14 @@ class MarkovModel(FittedMarkov):
         """Raise ValueError if the hyper-parameters want fitted arrays of another shape than a warm start has."""
         if type(emission) is not type(self.emission_):
             raise ValueError(f"warm_start goes on from {self.emission_!r}, but emission is now {emission!r}.")
-        structure = self._structure()
-        pairs = {f.name: (getattr(self.structure_, f.name), getattr(structure, f.name)) for f in fields(structure)}
-        then, now = pairs.pop("sizes")
-        pairs = {"n_states": (then[0], now[0]) if self._flat else (then, now), **pairs}
-        pairs["transition"] = self.transition_kind_, self._transition()
-        for name, (then, now) in pairs.items():
+        old, new = self.structure_, self._structure()
+        kinds = self.transition_kind_, self._transition()
+        for name, then, now in [
+            ("n_states", old.sizes[0], new.sizes[0]) if self._flat else ("n_states", old.sizes, new.sizes),
+            ("coupling", old.coupling, new.coupling),
+            ("emission_levels", old.emission_levels, new.emission_levels),
+            ("transition", *(kinds if "table" in kinds else (None, None))),
+        ]:
             if then != now:
                 raise ValueError(
                     f"warm_start goes on from a chain fitted with {name}={then!r}, but {name} is now {now!r}: fit anew."

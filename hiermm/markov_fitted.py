@@ -25,12 +25,13 @@ class FittedMarkov(BaseEstimator):
 
     # -- fitted attributes as objects --------------------------------------------------------------------------------
 
-    def _to_levels(self, name, axes, probabilities=False, **sizes):
+    def _to_levels(self, name, shapes, axes, probabilities=False, **sizes):
         """Return the fitted attribute `name` as a list with one array a level, parent's axis included, checked.
 
-        `axes` spells the shape: R states of the parent, K of the level, and letters whose numbers `sizes` gives.
+        `shapes` holds R and K, states of the parent and of the level, for each level. `axes` spells the array's shape
+        with them and with letters whose numbers `sizes` gives.
         """
-        value, shapes = getattr(self, name), self.structure_.shapes
+        value = getattr(self, name)
         arrays = [value] if self._flat else list(value)
         if len(arrays) != len(shapes):
             raise ValueError(f"{name} must hold one array a level, {len(shapes)} in all, got {len(arrays)}.")
@@ -43,21 +44,24 @@ class FittedMarkov(BaseEstimator):
             checked.append((_as_rows(label, array, len(stored)) if probabilities else np.asarray(array)).reshape(shape))
         return checked
 
-    def _chain(self):
-        """Return the `Chain` that the fitted attributes say, checked: they may have been changed by hand."""
-        structure, kind = self.structure_, self.transition_kind_
-        fixed = structure.self_transitions
-        initial = self._to_levels("initial_", "RK", probabilities=True)
+    def _chain(self, structure=None, kind=None):
+        """Return the `Chain` that the fitted attributes say, checked: they may have been changed by hand.
+
+        A warm start reads them as those of another `structure` and `kind` of rows with arrays of the same shape.
+        """
+        structure, kind = structure or self.structure_, kind or self.transition_kind_
+        shapes, fixed = structure.shapes, structure.self_transitions
+        initial = self._to_levels("initial_", shapes, "RK", probabilities=True)
         if kind in ("softmax", "shared"):
-            coef = self._to_levels("coef_", "RKKP", P=self.n_features_in_)
-            intercept = self._to_levels("intercept_", "RKK")
+            coef = self._to_levels("coef_", shapes, "RKKP", P=self.n_features_in_)
+            intercept = self._to_levels("intercept_", shapes, "RKK")
             options = {"shared": kind == "shared", "alpha": self.alpha}
             rows = [SoftmaxRows(b, c, self_transition=w, **options) for b, c, w in zip(coef, intercept, fixed)]
         else:
             axes, used = "RKK", None
             if kind == "table":
                 axes, used = "LRKK", np.isin(np.arange(self._n_tables()), self.symbols_)
-            tables = self._to_levels("transition_", axes, probabilities=True, L=self._n_tables())
+            tables = self._to_levels("transition_", shapes, axes, probabilities=True, L=self._n_tables())
             for s, (table, w) in enumerate(zip(tables, fixed)):
                 _check_sticky(s, table, w)
             rows = [TableRows(a.reshape(-1, *a.shape[-3:]), w, used) for a, w in zip(tables, fixed)]

@@ -156,7 +156,7 @@ def _split_rows(context, xi, pooled, w):
 
 
 def _root_table(labels, sequence, n_states, w, length):
-    """Return the table (K, K) of a new slowest level from the labels of blocks in turn and the sequences they are of."""
+    """Return the table (K, K) of a new slowest level from the labels of successive blocks and their sequences."""
     if n_states == 1:
         return np.ones((1, 1))
     counts = np.ones((n_states, n_states))

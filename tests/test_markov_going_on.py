@@ -116,10 +116,12 @@ OTHER_SHAPES = [
         {"emission": Product([(Gaussian("full"), [0])])},
         "covariance is now 'full'",
     ),
-    (MultiscaleHMM((2, 2)), {"timescales": (8, 1)}, r"timescales=\(16, 1\), but timescales is now \(8, 1\)"),
+    (MultiscaleHMM((2, 2)), {"timescales": (8, 1)}, r"level 0 is sticky with w = 1 - 1/n = 0.875, which its trans"),
     (MultiscaleHMM((2, 2)), {"coupling": "none"}, "coupling='slower', but coupling is now 'none'"),
     (MultiscaleHMM((2, 2)), {"n_states": (2, 3)}, r"n_states=\(2, 2\), but"),
-    (IOHMM(2), {"transition": "shared"}, "transition='softmax', but transition is now 'shared'"),
+    (MultiscaleHMM((2, 2)), {"emission_levels": (1,)}, "emission_levels=None, but"),
+    (IOHMM(2), {"transition": "table"}, "transition='softmax', but transition is now 'table'"),
+    (IOHMM(2), {"transition": "shared"}, "shared slopes must be the same for every parent and source state"),
 ]
 
 
@@ -134,6 +136,20 @@ def test_going_on_with_another_shape_is_refused(model, change, message):
     with pytest.raises(ValueError, match=message):
         model.set_params(**change).fit(X, X)
     assert model.score(X, X) == before
+
+
+def test_going_on_with_other_time_scales_and_rows():
+    """Softmax rows keep their shape, whatever the time scales; slopes that were shared may part."""
+    y = walk()
+    X = np.random.default_rng(1).normal(size=(80, 1))
+    model = MultiscaleIOHMM((2, 2), timescales=(2, 1), transition="shared", max_iter=3, random_state=0, warm_start=True)
+    quiet(model, X, y)
+    quiet(model.set_params(timescales=(8, 1), transition="softmax"), X, y)
+    stays = model._chain().rows[0].probabilities(X).diagonal(axis1=2, axis2=3)
+    np.testing.assert_allclose(stays, 7 / 8, rtol=1e-14)
+    assert np.ptp(model.coef_[1][..., 0, 0]) > 0
+    quiet(model.set_params(timescales=(3, 1), clock="periodic"), X, y)
+    assert model._chain().periods == (3, 1)
 
 
 def test_going_on_with_symbols():
