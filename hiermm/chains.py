@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from hiermm.inference import Transitions
-from hiermm.rows import SoftmaxRows, TableRows
+from hiermm.inference import Smoothed, Transitions, smooth
+from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows, TableRows
 from hiermm.structure import PARENT, Structure
 
 MAX_DENSE_BYTES = 1 << 31
@@ -119,7 +119,34 @@ class Chain:
             rows, index = self._tables, self.rows[0].index(inputs)
         return Transitions(self.joint_initial, rows, index, **self._shape)
 
-    def statistics(self, inputs, first, xi, rows):
+    def smooth(self, inputs, ll, offsets, *, start=0, alpha_in=None, beta_in=None):
+        """Smooth packed sequences and add up what the M-step needs to know of the moves.
+
+        Parameters
+        ----------
+        inputs : ndarray of shape (n, P)
+        ll, offsets, start, alpha_in, beta_in
+            As for `hiermm.inference.smooth`, of the emission's rows; `ll` may be overwritten.
+
+        Returns
+        -------
+        Smoothed
+            Without expected counts.
+        dict
+            Statistics: arrays that add.
+        leaving : ndarray of shape (n, sum_s R_s K_s) or None
+            Softmax rows: expected number of moves into each step, from each state of a level to its free destinations.
+        """
+        if self._side_by_side and len(offsets) > 2:
+            return self._smooth_lanes(inputs, ll, offsets)
+        transitions = self.compile(inputs)
+        counts = "steps" if self.driven else "sum"
+        r = smooth(transitions, ll, offsets, start=start, alpha_in=alpha_in, beta_in=beta_in, counts=counts, merge=True)
+        first = r.first if alpha_in is None else r.first[:0]
+        leaving = np.empty((len(inputs), self._groups[-1])) if self.driven else None
+        return r._replace(xi=None), self.statistics(inputs, first, r.xi, transitions.rows, leaving), leaving
+
+    def statistics(self, inputs, first, xi, rows, leaving=None):
         """Return expected counts as a dict of arrays that add.
 
         Parameters
@@ -131,13 +158,41 @@ class Chain:
             Expected transitions.
         rows : ndarray of shape (L or n, total)
             The compiled rows.
+        leaving : ndarray of shape (n, sum_s R_s K_s)
+            Softmax rows: is set to what `smooth` returns by this name.
         """
         stats = {"first": first.sum(axis=0)}
         for s, level in enumerate(self.rows):
-            known = {"probs": self.level(rows, s)} if self.driven else {}
+            known = {}
+            if self.driven:
+                mine = leaving[:, self._groups[s] : self._groups[s + 1]]
+                known = {"probs": self.level(rows, s), "leaving": mine}
             for name, value in level.statistics(inputs, self.level(xi, s), **known).items():
                 stats[f"{s}.{name}"] = value
         return stats
+
+    @cached_property
+    def _groups(self):
+        """Where each level's pairs of parent and source state begin among those of all levels, shape (S + 1,)."""
+        return np.concatenate([[0], np.cumsum([r * k for r, k in self.structure.shapes])])
+
+    @cached_property
+    def _side_by_side(self):
+        """Whether one kernel can smooth many sequences and add up their moves without writing them out."""
+        return self.flat and self.driven and 2 <= self.n_states <= MOST_STATES
+
+    def _smooth_lanes(self, inputs, ll, offsets):
+        """`smooth` for many sequences; those that the lanes leave out come one by one."""
+        loglik, status, stats, leaving = self.rows[0].smooth(inputs, ll, offsets, self.joint_initial)
+        stats, first = {f"0.{name}": value for name, value in stats.items()}, ll[offsets[:-1]]
+        for i in np.flatnonzero(status == LEFT_OUT):
+            rows = slice(offsets[i], offsets[i + 1])
+            part, more, leaving[rows] = self.smooth(inputs[rows], ll[rows], offsets[i : i + 2] - offsets[i])
+            loglik[i], status[i], first[i] = part.log_likelihood[0], part.status[0], part.first[0]
+            for name in stats:
+                stats[name] += more[name]
+        stats["first"] = first.sum(axis=0)
+        return Smoothed(ll, loglik, status, None, first, None), stats, leaving
 
     def maximise(self, stats):
         """Return the chain that maximises the expected counts (for softmax rows: the Newton point)."""
@@ -147,9 +202,13 @@ class Chain:
             np.add.at(counts, (self.parent_states(s), self.levels[s]), stats["first"])
             total = counts.sum(axis=1, keepdims=True)
             initial.append(np.where(total > 0, counts / np.where(total > 0, total, 1), self.initial[s]))
-            prefix = f"{s}."
-            rows.append(level.maximise({k.removeprefix(prefix): v for k, v in stats.items() if k.startswith(prefix)}))
+            rows.append(level.maximise(self._of_level(stats, s)))
         return replace(self, initial=tuple(initial), rows=tuple(rows))
+
+    @staticmethod
+    def _of_level(stats, s):
+        prefix = f"{s}."
+        return {name.removeprefix(prefix): value for name, value in stats.items() if name.startswith(prefix)}
 
     @property
     def iterative(self):
@@ -163,9 +222,17 @@ class Chain:
         """
         return not self.iterative or all(a.surely_rises(b, low, high) for a, b in zip(self.rows, goal.rows))
 
-    def objective(self, inputs, xi):
-        """Return for each level the expected log-probability of the moves, shape (S,); softmax rows only."""
-        return np.array([rows.objective(inputs, self.level(xi, s)) for s, rows in enumerate(self.rows)])
+    def slope(self, other, stats):
+        """Return for each level the gradient of the expected log-probability of the moves times the way to `other`."""
+        return np.array([a.slope(b, self._of_level(stats, s)) for s, (a, b) in enumerate(zip(self.rows, other.rows))])
+
+    def divergence(self, other, inputs, leaving):
+        """Return for each level the expected divergence of its moves from those of `other`, shape (S,), in nats.
+
+        Softmax rows only. The expected log-probability of the moves rises by `slope` less `divergence` on the way.
+        """
+        own = np.split(leaving, self._groups[1:-1], axis=1)
+        return np.array([a.divergence(b, inputs, part) for a, b, part in zip(self.rows, other.rows, own)])
 
     def penalty(self):
         """Return the log prior of each level's rows, shape (S,)."""

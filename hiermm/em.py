@@ -23,12 +23,12 @@ def maximise(expectation, parameters, moves, outputs):
     goal = Parameters(chain.maximise(moves), emission.maximise(outputs))
     if not emission.iterative and chain.surely_rises(goal.chain, *expectation.input_range):
         return goal
-    start = expectation.objective(parameters, parameters)
-    floor = start - ROUNDING * np.maximum(1.0, np.abs(start))
+    start = expectation.objective(parameters, parameters, moves)
+    floor = start - ROUNDING * np.maximum(expectation.sequences.n_steps, np.abs(start))
     fractions = np.ones(len(start))
     for _ in range(MAX_HALVINGS):
         trial = parameters.between(goal, fractions)
-        fell = ~(expectation.objective(parameters, trial) >= floor)
+        fell = ~(expectation.objective(parameters, trial, moves) >= floor)
         if not fell.any():
             return trial
         fractions[fell] /= 2

@@ -57,7 +57,8 @@ class Parameters:
 
     def bytes_kept(self):
         """Return the memory that the posteriors of one step take."""
-        return 8 * (self.emission.n_states + (int(self.chain.bounds[-1]) if self.chain.driven else 0))
+        rows = sum(r * k for r, k in self.chain.structure.shapes) if self.chain.driven else 0
+        return 8 * (self.emission.n_states + rows)
 
     def bytes_per_step(self):
         """Return the working memory that the E-step takes for each step of a sequence alone."""
@@ -93,18 +94,18 @@ class Piece(NamedTuple):
 class Block(NamedTuple):
     """Posteriors of some rows, all that statistics are made of.
 
-    inputs (n, P), outputs (n, D), gamma (n, M) posteriors of the emission's states, xi expected transition counts
-    (summed (L, total), or one a step (n, total)), rows (L or n, total) the transition rows, first (m, N) posteriors
-    of the sequences' first steps that lie here, log_likelihood of the rows given those before them.
+    inputs (n, P), outputs (n, D), gamma (n, M) posteriors of the emission's states, log_likelihood of the rows given
+    those before them, moves the chain's statistics, leaving (see `Chain.smooth`); or xi, the expected transition
+    counts of every step (n, total).
     """
 
     inputs: np.ndarray
     outputs: np.ndarray
     gamma: np.ndarray
-    xi: np.ndarray
-    rows: np.ndarray
-    first: np.ndarray
     log_likelihood: float
+    moves: dict | None
+    leaving: np.ndarray | None
+    xi: np.ndarray | None
 
 
 def plan(offsets, limit, wide):
@@ -148,11 +149,10 @@ def refuse_impossible(status, offsets, sequences):
         )
 
 
-def emitted(parameters, sequences, lo, hi, room=None):
-    """Return (inputs, outputs, transitions, log-likelihoods) of the rows [lo, hi); `room` may hold the last."""
+def emitted(parameters, sequences, lo, hi):
+    """Return (inputs, outputs, transitions, log-likelihoods) of the rows [lo, hi)."""
     inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
-    ll = None if room is None else room.empty((hi - lo, parameters.emission.n_states))
-    return inputs, outputs, parameters.chain.compile(inputs), parameters.emission.log_likelihood(outputs, inputs, ll)
+    return inputs, outputs, parameters.chain.compile(inputs), parameters.emission.log_likelihood(outputs, inputs)
 
 
 class Room(threading.local):
@@ -168,7 +168,7 @@ class Room(threading.local):
         return self._held[:size].reshape(shape)
 
 
-def posteriors(parameters, sequences, piece, counts, room=None):
+def posteriors(parameters, sequences, piece, steps=False, room=None):
     """Yield the `Block` of a piece, or those of a long sequence from its last to its first.
 
     A long sequence takes two sweeps: the forward one leaves checkpoints, the backward one computes alpha again from
@@ -179,24 +179,29 @@ def posteriors(parameters, sequences, piece, counts, room=None):
     parameters : Parameters
     sequences : Sequences
     piece : Piece
-    counts : {"sum", "steps"}
-        What `Block.xi` holds.
+    steps : bool
+        Whether `Block.xi` is wanted, in place of statistics.
     room : Room, optional
         Where `Block.gamma` may lie, then valid until the next block is asked for.
     """
+    chain, emission = parameters.chain, parameters.emission
     ends = _checkpoints(parameters, sequences, piece)
     if ends is None:
         piece, ends = piece._replace(blocks=[(piece.lo, piece.hi)]), [None]
     beta = None
     for (lo, hi), alpha_in in zip(reversed(piece.blocks), reversed(ends)):
-        inputs, outputs, transitions, ll = emitted(parameters, sequences, lo, hi, room)
+        inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
+        ll = emission.log_likelihood(outputs, inputs, room and room.empty((hi - lo, emission.n_states)))
         offsets = piece.offsets if len(ends) == 1 else np.array([0, hi - lo])
-        start = lo - piece.lo
-        r = smooth(transitions, ll, offsets, start=start, alpha_in=alpha_in, beta_in=beta, counts=counts, merge=True)
+        where = {"start": lo - piece.lo, "alpha_in": alpha_in, "beta_in": beta}
+        moves = leaving = None
+        if steps:
+            r = smooth(chain.compile(inputs), ll, offsets, counts="steps", merge=True, **where)
+        else:
+            r, moves, leaving = chain.smooth(inputs, ll, offsets, **where)
         refuse_impossible(r.status, lo + offsets[:-1], sequences)
         beta = r.before
-        first = r.first if alpha_in is None else r.first[:0]
-        yield Block(inputs, outputs, r.gamma, r.xi, transitions.rows, first, r.log_likelihood.sum())
+        yield Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, leaving, r.xi)
 
 
 def posteriors_by_symbol(parameters, sequences, piece):
@@ -210,7 +215,8 @@ def posteriors_by_symbol(parameters, sequences, piece):
     table = parameters.emission.log_likelihood(outputs, inputs)
     r = smooth_symbols(transitions, table, sequences.outputs[piece.lo : piece.hi, 0], piece.offsets)
     refuse_impossible(r.status, piece.lo + piece.offsets[:-1], sequences)
-    return Block(inputs, outputs, r.gamma, r.xi, transitions.rows, r.first, r.log_likelihood.sum())
+    moves = parameters.chain.statistics(inputs, r.first, r.xi, transitions.rows)
+    return Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, None, None)
 
 
 def _sweep(parameters, sequences, piece):
@@ -309,8 +315,7 @@ class Expectation:
 
     def statistics(self, parameters):
         """Return (log-likelihood, statistics of the chain, statistics of the emission) of all sequences."""
-        chain, emission = parameters.chain, parameters.emission
-        counts = "steps" if chain.driven else "sum"
+        emission = parameters.emission
         self._kept = {}
         keep = parameters.iterative and self.sequences.n_steps * parameters.bytes_kept() <= SCRATCH_BYTES
         room = None if keep else self._room
@@ -319,16 +324,16 @@ class Expectation:
         def blocks(piece):
             if by_symbol and len(piece.blocks) == 1:
                 return [posteriors_by_symbol(parameters, self.sequences, piece)]
-            return posteriors(parameters, self.sequences, piece, counts, room)
+            return posteriors(parameters, self.sequences, piece, room=room)
 
         def visit(piece):
             loglik, moves, outputs = 0.0, {}, {}
             for block in blocks(piece):
                 loglik += block.log_likelihood
-                _add(moves, chain.statistics(block.inputs, block.first, block.xi, block.rows))
+                _add(moves, block.moves)
                 _add(outputs, emission.statistics(block.outputs, block.inputs, block.gamma))
                 if keep:
-                    self._kept.setdefault(piece.lo, []).append(block._replace(rows=None))
+                    self._kept.setdefault(piece.lo, []).append(block._replace(moves=None))
             return loglik, moves, outputs
 
         loglik, moves, outputs = 0.0, {}, {}
@@ -338,26 +343,32 @@ class Expectation:
             _add(outputs, part[2])
         return float(loglik), moves, outputs
 
-    def objective(self, parameters, candidate):
+    def objective(self, parameters, candidate, moves):
         """Return the expected complete log-likelihood of `candidate` under the posteriors of `parameters`.
 
         One value a level and one for the emission, shape (S + 1,), log priors included; 0 for parts in closed form.
-        `parameters` are those of the last call of `statistics`, whose posteriors are used again if they were small
-        enough to keep, and computed again if not.
+        The levels' values are relative to those of `parameters`, which without the prior are 0.
+        `parameters` are those of the last call of `statistics`, whose statistics of the chain are `moves`. Its
+        posteriors are used again if they were small enough to keep, and computed again if not.
         """
         chain, emission = candidate.chain, candidate.emission
-        counts = "steps" if chain.driven else "sum"
+        moved = chain.iterative and chain is not parameters.chain
 
         def visit(piece):
             value = np.zeros(len(chain.rows) + 1)
-            for block in self._kept.get(piece.lo) or posteriors(parameters, self.sequences, piece, counts):
-                if chain.iterative:
-                    value[:-1] += chain.objective(block.inputs, block.xi)
+            for block in self._kept.get(piece.lo) or posteriors(parameters, self.sequences, piece):
+                if moved:
+                    value[:-1] -= parameters.chain.divergence(chain, block.inputs, block.leaving)
                 if emission.iterative:
                     value[-1] += emission.objective(block.outputs, block.inputs, block.gamma)
             return value
 
-        return sum(self._map(visit, parameters)) + _penalties(candidate)
+        value = _penalties(candidate)
+        if moved:
+            value[:-1] += parameters.chain.slope(chain, moves)
+        if moved or emission.iterative:
+            value += sum(self._map(visit, parameters))
+        return value
 
 
 def _penalties(parameters):

@@ -80,13 +80,13 @@ def shorten(step, moments, axis):
     return step * (LONGEST_STEP / longest)[..., None]
 
 
-def surely_rises(change, free, low, high):
+def surely_rises(intercept, coef, free, low, high):
     """Whether a step towards a Newton point raises the objective for certain, so that no line search is needed.
 
     Parameters
     ----------
-    change : ndarray (G, M, P+1)
-        Newton point minus start, for the features [1, inputs].
+    intercept, coef : ndarray (G, M), (G, M, P)
+        Newton point minus start; 0 for destinations that take no part.
     free : ndarray (G, M) of bool
         Destinations that take part.
     low, high : ndarray (P,)
@@ -108,9 +108,8 @@ def surely_rises(change, free, low, high):
     ----------
     Bach, "Self-concordant analysis for logistic regression", Electronic Journal of Statistics 4, 2010.
     """
-    change = np.where(free[..., None], change, 0.0)
-    middle = change[..., 0] + change[..., 1:] @ (0.5 * (low + high))
-    sides = np.abs(change[:, :, None, 1:] - change[:, None, :, 1:]) @ (0.5 * (high - low))
+    middle = intercept + coef @ (0.5 * (low + high))
+    sides = np.abs(coef[:, :, None] - coef[:, None]) @ (0.5 * (high - low))
     pairs = free[:, :, None] & free[:, None, :]
     ranges = np.abs(middle[:, :, None] - middle[:, None, :]) + sides
     return bool(np.max(ranges, where=pairs, initial=0.0) <= SURE_RANGE)

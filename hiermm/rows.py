@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import xlogy
 
 from hiermm import newton
 from hiermm._ext import load
 
-softmax = load("softmax")
+softmax, driven = load("softmax"), load("driven")
+MOST_STATES, LEFT_OUT = driven.MOST_STATES, driven.LEFT_OUT  # for `SoftmaxRows.smooth`
 
 
 def _diagonal(n_parents, n_states):
@@ -144,10 +144,6 @@ class TableRows:
         new = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0) * mass
         return replace(self, probs=np.where(self.free & (total > 0), new, self.probs))
 
-    def objective(self, inputs, xi):
-        """Return the sum of counts * log p over the free probabilities, in nats (0 log 0 = 0)."""
-        return float(xlogy(xi, self.probs)[self.free | (self.probs == 0)].sum())
-
     def penalty(self):
         """Return the log prior: 0."""
         return 0.0
@@ -187,8 +183,8 @@ class SoftmaxRows:
     -----
     A constant added to all logits of a row changes nothing. Any such gauge is accepted; `maximise` returns parameters
     that sum to zero over the destinations of a row, which is where the penalty is smallest. `maximise` is one Newton
-    step (see `hiermm.newton` for what makes it safe); the caller shortens it with `between` until `objective` +
-    `penalty` has not fallen.
+    step (see `hiermm.newton` for what makes it safe); the caller shortens it with `between` until the objective, the
+    sum of xi * log p, with the `penalty` has not fallen.
 
     The statistics cost n R K (K^2/2)(P+1)(P+2)/2 multiply-adds.
 
@@ -330,7 +326,7 @@ class SoftmaxRows:
         self.compile(inputs, out)
         return out
 
-    def statistics(self, inputs, xi, probs=None):
+    def statistics(self, inputs, xi, probs=None, leaving=None):
         """Return what `maximise` needs to know of expected counts, as a dict of arrays that add.
 
         Parameters
@@ -341,6 +337,8 @@ class SoftmaxRows:
             Expected transitions into each step; may be a strided view along its first axis.
         probs : ndarray (n, R, K, K), optional
             The compiled rows, if at hand; they are computed otherwise.
+        leaving : ndarray (n, R*K), optional
+            Is set to the counts of each step's free transitions, by source.
 
         Returns
         -------
@@ -353,8 +351,25 @@ class SoftmaxRows:
         counts = self._per_step(xi)
         probs = self._per_step(self.probabilities(inputs) if probs is None else probs)
         stats = newton.empty_sums(groups, K, n_features)
-        softmax.newton_sums(inputs, probs, counts, self._w, self._stay, **stats)
+        softmax.newton_sums(inputs, probs, counts, self._w, self._stay, leaving=leaving, **stats)
         return stats
+
+    def smooth(self, inputs, ll, offsets, initial):
+        """Smooth packed sequences of a flat chain of at most MOST_STATES states that moves by these rows (R = 1).
+
+        Takes inputs (n, P), log-likelihoods `ll` (n, K), which become the posteriors, offsets (m + 1,) and the
+        distribution `initial` (K,) of a sequence's first state. Returns log-likelihoods (m,), status (m,), what
+        `statistics` returns, and `leaving` (n, K). Sequences of status LEFT_OUT, to be done by other means, are not in
+        the results; their rows of `ll` are as they were.
+        """
+        m, leaving = len(offsets) - 1, np.empty_like(ll)
+        loglik, status = np.empty(m), np.empty(m, dtype=np.int64)
+        stats = newton.empty_sums(self.n_states, self.n_states, self.n_inputs + 1)
+        driven.smooth(
+            inputs=inputs, ll=ll, offsets=offsets, initial=initial, coef=self.coef[0], intercept=self.intercept[0],
+            w=self._w, stay=self._stay, gamma=ll, loglik=loglik, status=status, leaving=leaving, **stats,
+        )  # fmt: skip
+        return loglik, status, stats, leaving
 
     def maximise(self, stats):
         """Return the Newton point of objective + penalty, given `statistics` taken at these parameters."""
@@ -366,11 +381,37 @@ class SoftmaxRows:
             coef, intercept = newton.softmax_point(coef, intercept, free, stats, self.alpha)
         return replace(self, coef=coef.reshape(self.coef.shape), intercept=intercept.reshape(self.intercept.shape))
 
-    def objective(self, inputs, xi):
-        """Return the sum of xi * log p over the free transitions, in nats (0 log 0 = 0), without the penalty."""
-        return softmax.objective(
-            inputs, self._grouped(self.coef), self._grouped(self.intercept), self._w, self._stay, self._per_step(xi)
-        )
+    def _change(self, other):
+        """Return intercepts (R*K, K) and slopes (R*K, K, P) of `other` minus these; 0 where a transition is not free."""
+        free = self._grouped(self.free)
+        intercept = np.zeros(free.shape)
+        np.subtract(self._grouped(other.intercept), self._grouped(self.intercept), out=intercept, where=free)
+        return intercept, np.where(free[..., None], self._grouped(other.coef) - self._grouped(self.coef), 0.0)
+
+    def slope(self, other, stats):
+        """Return the gradient in `statistics`, without the penalty's, times the way to `other`."""
+        intercept, coef = self._change(other)
+        gradient = stats["gradient"]
+        return float(np.vdot(gradient[..., 0], intercept) + np.vdot(gradient[..., 1:], coef))
+
+    def divergence(self, other, inputs, leaving):
+        """Return the sum over steps and sources of leaving * KL(these rows || the rows of `other`), in nats.
+
+        Only the free transitions take part. The expected log-likelihood sum xi * log p changes, from these rows to
+        those of `other`, by `slope` less this.
+
+        Parameters
+        ----------
+        other : SoftmaxRows
+            Rows with the same forbidden transitions.
+        inputs : ndarray (n, P)
+            Inputs.
+        leaving : ndarray (n, R*K)
+            Expected counts of each step's free transitions, by source.
+        """
+        intercept, coef = self._change(other)
+        mine = self._grouped(self.coef), self._grouped(self.intercept)
+        return softmax.divergence(inputs, *mine, coef, intercept, self._stay, leaving)
 
     def penalty(self):
         """Return the log prior of the slopes, -alpha/2 * sum of their squares, up to a constant."""
@@ -396,10 +437,7 @@ class SoftmaxRows:
             True: no line search is needed, as in most iterations of EM but the first few. False: not known. See
             `hiermm.newton.surely_rises`.
         """
-        start = np.where(self.free, self.intercept, 0.0)
-        intercept = np.where(self.free, goal.intercept, 0.0) - start
-        change = np.concatenate([intercept[..., None], goal.coef - self.coef], axis=-1)
-        return newton.surely_rises(self._grouped(change), self._grouped(self.free), low, high)
+        return newton.surely_rises(*self._change(goal), self._grouped(self.free), low, high)
 
     def between(self, other, fraction):
         """Return the rows on the straight line from these (fraction 0) to `other` (fraction 1)."""

@@ -116,7 +116,7 @@ def _moves(model, data):
     xi = np.empty((data.n_steps, k, k))
     for piece in plan(data.offsets, *model.steps_at_once()):
         stop = piece.hi
-        for block in posteriors(model, data, piece, "steps"):
+        for block in posteriors(model, data, piece, steps=True):
             rows = slice(stop - len(block.gamma), stop)
             gamma[rows], xi[rows] = block.gamma, model.chain.level(block.xi, 0)[:, 0]
             stop = rows.start

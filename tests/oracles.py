@@ -130,16 +130,6 @@ def softmax_rows(coef, intercept, inputs, w=None, stay=None):
     return out
 
 
-def softmax_objective(coef, intercept, inputs, counts, w=None, stay=None):
-    """Sum of counts * log p over the free destinations, with 0 log 0 = 0."""
-    log_p = log(softmax_rows(coef, intercept, inputs, w, stay))
-    total = 0.0
-    for k, g, j in np.argwhere(counts > 0):
-        if stay is None or j != stay[g]:
-            total += counts[k, g, j] * log_p[k, g, j]
-    return total
-
-
 def central_differences(function, x, step):
     """Derivatives of a function of a vector (any shape of result) along each coordinate, stacked first."""
     rows = []

@@ -3,7 +3,7 @@
 import numpy as np
 import oracles as o
 import pytest
-from rows_cases import climb, make_data, make_rows, total
+from rows_cases import climb, make_data, make_rows, objective, total
 from sklearn.linear_model import LogisticRegression
 
 from hiermm.rows import SoftmaxRows
@@ -21,24 +21,43 @@ def test_gradient_and_hessian_by_finite_differences(w):
         return SoftmaxRows(theta[..., 1:], theta[..., 0], w, alpha=rows.alpha)
 
     x = np.concatenate([rows.intercept[..., None], rows.coef], axis=-1).ravel()
-    gradient = o.central_differences(lambda x: at(x).objective(inputs, xi), x, 1e-3)
+    gradient = o.central_differences(lambda x: objective(at(x), inputs, xi), x, 1e-3)
     np.testing.assert_allclose(stats["gradient"].ravel(), gradient, rtol=1e-6, atol=1e-8)
     hessian = o.central_differences(lambda x: at(x).statistics(inputs, xi)["gradient"].ravel(), x, 1e-3)
     blocks = np.zeros((R * K, K * (P + 1), R * K, K * (P + 1)))
     blocks[np.arange(R * K), :, np.arange(R * K)] = stats["hessian"]
     np.testing.assert_allclose(-blocks.reshape(x.size, x.size), hessian, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(
-        rows.objective(inputs, xi),
-        o.softmax_objective(
-            rows.coef.reshape(-1, K, P),
-            rows.intercept.reshape(-1, K),
-            inputs,
-            xi.reshape(-1, R * K, K),
-            w,
-            None if w is None else np.tile(np.arange(K), R),
-        ),
-        rtol=1e-13,
-    )
+
+
+@pytest.mark.parametrize("w", [None, 0.6])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("R, K, P", [(1, 2, 1), (2, 3, 2), (1, 4, 3), (1, 9, 2), (2, 1, 2), (1, 3, 0)])
+def test_the_objective_rises_by_slope_less_divergence(R, K, P, shared, w):
+    rows, other = make_rows(R, K, P, w, shared), make_rows(R, K, P, w, shared, seed=1)
+    inputs, xi = make_data(75, rows)
+    if K > 2:  # a forbidden transition, and a group without counts
+        away = np.zeros(rows.intercept.shape)
+        away[0, 0, 1] = -np.inf
+        rows, other = (SoftmaxRows(r.coef, r.intercept + away, w, shared) for r in (rows, other))
+        xi[:, 0, 0, 1] = xi[:, -1, 2] = 0.0
+    leaving = np.empty((75, R * K + 3))[:, 1:-2]
+    stats = rows.statistics(inputs, xi, leaving=leaving)
+    np.testing.assert_allclose(leaving, (xi * rows.free).sum(-1).reshape(75, -1), rtol=1e-14)
+    start = objective(rows, inputs, xi)
+    for goal in (other, rows.between(other, 1e-3), rows):
+        gain = rows.slope(goal, stats) - rows.divergence(goal, inputs, leaving)
+        assert abs(gain - (objective(goal, inputs, xi) - start)) <= 1e-13 * max(1.0, abs(start))
+
+
+def test_small_divergences_keep_their_digits():
+    """KL of a change of 1e-5 is near 1e-11: its own digits count, not those of the logits."""
+    rows = make_rows(1, 3, 2)
+    inputs, _ = make_data(200, rows)
+    goal = rows.between(make_rows(1, 3, 2, seed=1), 1e-5)
+    p, q = rows.probabilities(inputs)[:, 0], goal.probabilities(inputs)[:, 0]
+    rest = q / p - 1.0
+    expected = (p * (rest**2 / 2 - rest**3 / 3)).sum()  # of p (rest - log(1 + rest)), and the sum of p rest is 0
+    np.testing.assert_allclose(rows.divergence(goal, inputs, np.ones((200, 3))), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("w", [None, 0.6])
@@ -53,19 +72,19 @@ def test_maximise_is_the_newton_point(shared, w):
     if not shared:
         free[rows.free.size :] = np.repeat(rows.free.ravel(), 2)
 
-    def objective(x):
+    def value(x):
         intercept, slopes = x[: rows.intercept.size].reshape(2, 3, 3), x[rows.intercept.size :]
         coef = np.broadcast_to(slopes.reshape(3, 2), rows.coef.shape) if shared else slopes.reshape(rows.coef.shape)
         return total(SoftmaxRows(coef, intercept, w, shared, 0.7), inputs, xi)
 
     start = np.append(rows.intercept, rows.coef[0, 0] if shared else rows.coef)
-    gradient = o.central_differences(objective, start, 1e-3)
-    hessian = o.central_differences(lambda x: o.central_differences(objective, x, 3e-3), start, 3e-3)
+    gradient = o.central_differences(value, start, 1e-3)
+    hessian = o.central_differences(lambda x: o.central_differences(value, x, 3e-3), start, 3e-3)
     step = np.linalg.lstsq(hessian[np.ix_(free, free)], -gradient[free], rcond=1e-9)[0]
     moved = start.copy()
     moved[free] += step
-    expected = objective(moved)
-    assert abs(total(new, inputs, xi) - expected) < 1e-6 * abs(expected - objective(start))
+    expected = value(moved)
+    assert abs(total(new, inputs, xi) - expected) < 1e-6 * abs(expected - value(start))
     intercept = moved[: rows.intercept.size].reshape(2, 3, 3)
     slopes = moved[rows.intercept.size :]
     coef = np.broadcast_to(slopes.reshape(3, 2), rows.coef.shape) if shared else slopes.reshape(rows.coef.shape)

@@ -61,8 +61,6 @@ def test_kernels_equal_plain_numpy(shape, variant):
     probs = kernel_probabilities(kernel, coef, intercept, inputs, w, stay)
     expected = o.softmax_rows(coef, intercept, inputs, w, stay)
     np.testing.assert_allclose(probs, expected, rtol=1e-13, atol=0)
-    value = kernel.objective(inputs, coef, intercept, -1.0 if w is None else w, stay, counts)
-    np.testing.assert_allclose(value, o.softmax_objective(coef, intercept, inputs, counts, w, stay), rtol=1e-13)
     gradient, hessian = kernel_sums(kernel, inputs, probs, counts, w, stay)
     slow_gradient, slow_hessian = slow_sums(inputs, expected, counts, w, stay)
     np.testing.assert_allclose(gradient, slow_gradient, rtol=0, atol=1e-12)
@@ -95,8 +93,9 @@ def test_variants_agree(shape, variant):
     results = []
     for kernel in (load("softmax", "base"), load("softmax", variant)):
         probs = kernel_probabilities(kernel, coef, intercept, inputs, w, stay)
-        value = kernel.objective(inputs, coef, intercept, -1.0 if w is None else w, stay, counts)
-        results.append([probs, np.array(value), *kernel_sums(kernel, inputs, probs, counts, w, stay)])
+        change = np.cos(np.arange(intercept.size)).reshape(intercept.shape)
+        value = kernel.divergence(inputs, coef, intercept, 0.3 * coef, change, stay, counts.sum(-1))
+        results.append([probs, value + counts.sum(), *kernel_sums(kernel, inputs, probs, counts, w, stay)])
     for base, other in zip(*results):
         np.testing.assert_allclose(other, base, rtol=1e-12, atol=1e-12 * np.abs(base).max())
 
@@ -144,7 +143,9 @@ def test_refusals_of_the_kernels():
         lambda: kernel.probabilities(inputs, coef, intercept, -1.0, None, np.empty((5, 2, 6))[:, :, ::2]),
         lambda: kernel.probabilities(inputs, coef, intercept, 0.5, np.array([0, 3]), out),
         lambda: kernel.probabilities(inputs, coef, intercept, 1.0, np.array([0, 1]), out),
-        lambda: kernel.objective(inputs, coef[:1], intercept, -1.0, None, counts),
+        lambda: kernel.divergence(inputs, coef[:1], intercept, coef, intercept, None, counts.sum(-1)),
+        lambda: kernel.divergence(inputs, coef, intercept, coef[..., :1], intercept, None, counts.sum(-1)),
+        lambda: kernel.divergence(inputs, coef, intercept, coef, intercept, None, counts.sum(-1).T),
         lambda: kernel.newton_sums(inputs, out, counts, -1.0, None, np.zeros((2, 3, 3)), np.zeros((2, 9, 8))),
         lambda: kernel.newton_sums(inputs, out, counts, -1.0, None, np.zeros((2, 3, 2)), np.zeros((2, 9, 9))),
     ):

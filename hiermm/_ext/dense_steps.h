@@ -1,6 +1,6 @@
 /* Scaled smoothing of many sequences side by side, as in dense_lanes.h, where every step has a matrix of its own and
- * the states are few: the matrices are transposed into the lanes block by block, and the expected moves of every step
- * out of them. */
+ * the states are few. By default the matrices are transposed from memory into the lanes block by block, and the
+ * expected moves of every step out of them; driven.h computes matrices and uses moves right here. */
 #ifndef HIERMM_DENSE_STEPS_H
 #define HIERMM_DENSE_STEPS_H
 
@@ -8,12 +8,16 @@
 
 enum { STEPS_MOST = 6 }; /* states up to which this beats one sequence at a time */
 
-typedef struct {
+typedef struct Steps {
     Group g;                  /* lik and alpha keep all rows; no segments */
     int64_t start[VL];        /* packed row at which each lane begins */
     double *xi, *xi_steps;    /* as in Run, of the packed arrays */
-    vd *matrices, *joint;     /* (BLOCK, K, K) each */
+    vd *matrices, *joint;     /* (BLOCK, K, K) each: a block's matrices and its expected moves, 0 where there are none */
     double *rows;             /* (VL, BLOCK, K, K) */
+    /* Instead of memory: points `matrices` to those of steps t0 .. t0 + BLOCK - 1 (`again`: on the way back); takes
+     * their `joint`. */
+    void (*matrices_at)(struct Steps *s, int64_t t0, int again);
+    void (*moves_at)(struct Steps *s, int64_t t0);
 } Steps;
 
 /* Matrices of steps t0 .. t0 + BLOCK - 1 of every lane, transposed to (BLOCK, K, K); zeros behind the end. */
@@ -58,16 +62,22 @@ static void scatter_moves(int64_t K, Steps *s, int64_t t0) {
     }
 }
 
+INLINE void steps_matrices(int64_t K, Steps *s, int64_t t0, int again) {
+    if (s->matrices_at) s->matrices_at(s, t0, again);
+    else gather_matrices(K, s, t0);
+}
+
 /* Forward pass; all rows stay in lik and alpha. */
 INLINE void steps_forward(const int K, Steps *s, Pass *p) {
     Group *g = &s->g;
     const Chain *c = g->c;
     for (int64_t t = 0; t < g->T[0]; t++) {
-        vd *b = g->lik + t * K, *a = g->alpha + t * K, *M = s->matrices + t % BLOCK * K * K, total;
+        vd *b = g->lik + t * K, *a = g->alpha + t * K, total;
         if (t % BLOCK == 0) {
             gather(K, 1, g, t, b);
-            gather_matrices(K, s, t);
+            steps_matrices(K, s, t, 0);
         }
+        const vd *M = s->matrices + t % BLOCK * K * K;
         lane_likelihoods(K, 1, b, p->shift);
         for (int j = 0; j < K; j++) {
             vd mass = vset(t ? 0.0 : c->initial[j]);
@@ -91,9 +101,11 @@ INLINE void steps_backward(const int K, Steps *s) {
     for (int j = 0; j < K; j++) beta[j] = vset(1.0);
     for (int64_t t = g->T[0] - 1; t >= 0; t--) {
         int64_t r = t % BLOCK;
-        if (r == BLOCK - 1 || t == g->T[0] - 1) gather_matrices(K, s, t - r);
-        vd *b = g->lik + t * K, *a = g->alpha + t * K, *M = s->matrices + r * K * K, *joint = s->joint + r * K * K;
-        vi inside = vset((double)t) < back.last[0]; /* a step of the same sequence follows */
+        if (r == BLOCK - 1 || t == g->T[0] - 1) steps_matrices(K, s, t - r, 1);
+        const vd *M = s->matrices + r * K * K;
+        vd *b = g->lik + t * K, *a = g->alpha + t * K, *joint = s->joint + r * K * K;
+        vi inside = vset((double)t) < back.last[0];  /* a step of the same sequence follows */
+        vi counted = vset((double)t) <= back.last[0]; /* the lane has a step here, and is not doubtful */
         vd evidence = {}, sum = {};
         for (int j = 0; j < K; j++) {
             vd x = vselect(inside, beta[j], vset(1.0));
@@ -114,11 +126,12 @@ INLINE void steps_backward(const int K, Steps *s) {
         }
         norm = vset(1.0) / before;
         for (int i = 0; t && i < K; i++)
-            for (int j = 0; j < K; j++) joint[i * K + j] *= a[i - K] * norm;
+            for (int j = 0; j < K; j++) joint[i * K + j] = (vd)((vi)(joint[i * K + j] * (a[i - K] * norm)) & counted);
         if (!t) memset(joint, 0, (size_t)(K * K) * sizeof(vd)); /* no move leads into the first step */
         if (r) continue;
         scatter(K, 1, g, t, b);
-        if (s->xi || s->xi_steps) scatter_moves(K, s, t);
+        if (s->moves_at) s->moves_at(s, t);
+        else if (s->xi || s->xi_steps) scatter_moves(K, s, t);
     }
 }
 

@@ -38,8 +38,8 @@ INLINE void load_chunk(const double *rows, int64_t stride, int64_t steps, int64_
     }
     for (; c < width; c += VL) {
         int64_t some = width - c < VL ? width - c : VL;
-        vd v[VL] = {{0}};
-        for (int64_t l = 0; l < steps; l++) v[l] = vload_part(rows + l * stride + c, some, 0.0);
+        vd v[VL];
+        for (int64_t l = 0; l < VL; l++) v[l] = l < steps ? vload_part(rows + l * stride + c, some, 0.0) : (vd){0};
         vtranspose(v);
         for (int64_t l = 0; l < some; l++) columns[c + l] = v[l];
     }
@@ -56,8 +56,8 @@ INLINE void store_chunk(const vd *columns, int64_t stride, int64_t steps, int64_
     }
     for (; c < width; c += VL) {
         int64_t some = width - c < VL ? width - c : VL;
-        vd v[VL] = {{0}};
-        for (int64_t l = 0; l < some; l++) v[l] = columns[c + l];
+        vd v[VL];
+        for (int64_t l = 0; l < VL; l++) v[l] = l < some ? columns[c + l] : (vd){0};
         vtranspose(v);
         for (int64_t l = 0; l < steps; l++) vstore_part(rows + l * stride + c, some, v[l]);
     }
@@ -82,10 +82,10 @@ static void clear(int64_t vectors, vd *sums) {
 
 static double total(const vd *sums) { return hsum(*sums); }
 
-/* ---- logits, probabilities, log-likelihood of one group over one block ---------------------------------------- */
+/* ---- logits, probabilities, divergence of one group over one block -------------------------------------------- */
 
-/* log x for 1 <= x < 2^1000: x = 2^k m with m around 1, and log m = 2 atanh((m - 1) / (m + 1)). */
-INLINE vd vlog_above_one(vd x) {
+/* log x for normal x > 0: x = 2^k m with m around 1, and log m = 2 atanh((m - 1) / (m + 1)). */
+INLINE vd vlog_normal(vd x) {
     vi bits = (vi)x + 0x95f6198000000; /* moves the break of the exponent to sqrt(2) */
     vi k = (bits >> 52) - 1023;
     vd m = (vd)((vi)x - (k << 52)), s = (m - 1.0) / (m + 1.0), q = s * s, sum = vset(2.0 / 23.0);
@@ -96,12 +96,10 @@ INLINE vd vlog_above_one(vd x) {
 /* Logits of the free destinations into z[0..F-1]; returns their maximum. */
 INLINE vd logits(int64_t F, const vd *u, int64_t P, const double *coef, const double *intercept, vd *z) {
     vd top = vset(-INFINITY);
-    for (int64_t f = 0; f < F; f++) {
-        vd x = vset(intercept[f]);
-        for (int64_t p = 0; p < P; p++) x += u[p] * coef[f * P + p];
-        z[f] = x;
-        top = vmax(top, x);
-    }
+    for (int64_t f = 0; f < F; f++) z[f] = vset(intercept[f]);
+    for (int64_t p = 0; p < P; p++)
+        for (int64_t f = 0; f < F; f++) z[f] += u[p] * coef[f * P + p];
+    for (int64_t f = 0; f < F; f++) top = vmax(top, z[f]);
     return top;
 }
 
@@ -126,29 +124,34 @@ static void group_probabilities(int64_t F, int64_t chunks, const vd *u, int64_t 
     BY_SIZE(F, probabilities_body, chunks, u, P, coef, intercept, mass, scratch, skip, out, width)
 }
 
-INLINE void objective_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
-                                   const double *intercept, double log_mass, vd *scratch, int64_t skip,
-                                   const vd *counts, int64_t width, vd *value) {
-    vd few[8], *z = F <= 8 ? few : scratch, sum_value = {0};
-    for (int64_t k = 0; k < chunks; k++, u += P, counts += width) {
-        vd top = logits(F, u, P, coef, intercept, z), sum = {0}, total = {0};
+INLINE void divergence_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                            const double *intercept, const double *coef_change, const double *intercept_change,
+                            vd *scratch, const vd *leaving, int64_t n_groups, vd *value) {
+    vd few[16], *z = F <= 8 ? few : scratch, *change = z + F, sum_value = {0};
+    for (int64_t k = 0; k < chunks; k++, u += P, leaving += n_groups) {
+        vd top = logits(F, u, P, coef, intercept, z), new_top = vset(-INFINITY);
+        logits(F, u, P, coef_change, intercept_change, change);
+        for (int64_t f = 0; f < F; f++) new_top = vmax(new_top, z[f] + change[f]);
+        vd sum = {0}, new_sum = {0}, mean = {0};
         for (int64_t f = 0; f < F; f++) {
-            vd c = counts[column(f, skip)], term = c * (z[f] - top);
-            vi counted = c > 0.0; /* 0 log 0 = 0 */
-            sum_value += (vd)(counted & (vi)term);
-            total += c;
-            sum += vexp_low(z[f] - top);
+            vd e = vexp_low(z[f] - top);
+            sum += e;
+            mean += e * change[f];
+            new_sum += vexp_low(z[f] + change[f] - new_top);
         }
-        sum_value += total * (log_mass - vlog_above_one(sum));
+        vd scale = 1.0 / sum;
+        sum_value += *leaving * ((new_top - top) + vlog_normal(new_sum * scale) - mean * scale);
     }
     *value += sum_value;
 }
 
-/* Adds the sum of counts * log p over the free destinations to *value, a partial sum a lane. */
-static void group_objective(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
-                            const double *intercept, double log_mass, vd *scratch, int64_t skip, const vd *counts,
-                            int64_t width, vd *value) {
-    BY_SIZE(F, objective_body, chunks, u, P, coef, intercept, log_mass, scratch, skip, counts, width, value)
+/* Adds sum_k leaving[k * n_groups] KL(p || p') to *value, a partial sum a lane; p' has the changed parameters, and
+ * KL = log sum exp z' - log sum exp z - sum p (z' - z). */
+static void group_divergence(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                             const double *intercept, const double *coef_change, const double *intercept_change,
+                             vd *scratch, const vd *leaving, int64_t n_groups, vd *value) {
+    BY_SIZE(F, divergence_body, chunks, u, P, coef, intercept, coef_change, intercept_change, scratch, leaving,
+            n_groups, value)
 }
 
 /* Log-normaliser, top + log sum exp(z - top), of every step of a block into out[k * width]. */
@@ -158,7 +161,7 @@ INLINE void normalizer_body(int64_t F, int64_t chunks, const vd *u, int64_t P, c
     for (int64_t k = 0; k < chunks; k++, u += P, out += width) {
         vd top = logits(F, u, P, coef, intercept, z), sum = {0};
         for (int64_t f = 0; f < F; f++) sum += vexp_low(z[f] - top);
-        *out = top + vlog_above_one(sum);
+        *out = top + vlog_normal(sum);
     }
 }
 
@@ -193,36 +196,31 @@ static void add_moments(int64_t chunks, int64_t steps, int64_t P, const vd *prod
 
 /* Per step, with n the group's total count: residual_f = count_f - n p_f, written as a sum over pairs of
  * count_f p_g - count_g p_f so that saturated rows lose no digits, and weight_fg = n p_f p_g for f < g, the
- * off-diagonal part of the curvature; the diagonal follows, because the rows of the curvature sum to zero. The total
- * counts are added to *group_total. */
+ * off-diagonal part of the curvature; the diagonal follows, because the rows of the curvature sum to zero. n of chunk k
+ * goes to leaving[k * n_groups]. */
 INLINE void weights_body(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
-                         double scale, vd *residual, vd *weight, vd *group_total) {
-    vd all = {0};
+                         double scale, vd *residual, vd *weight, vd *leaving, int64_t n_groups) {
+    vd few[8];
     for (int64_t k = 0; k < chunks; k++, p += width, c += width) {
-        vd total = {0};
+        vd total = {0}, *rest = F <= 8 ? few : residual + k;
+        int64_t step = F <= 8 ? 1 : BLOCK_CHUNKS;
         for (int64_t f = 0; f < F; f++) {
             total += c[column(f, skip)];
-            residual[f * BLOCK_CHUNKS + k] = (vd){0};
+            rest[f * step] = (vd){0};
         }
-        all += total;
+        leaving[k * n_groups] = total;
         vd *w = weight + k, scaled = total * (scale * scale);
         for (int64_t f = 0; f < F; f++) {
-            vd pf = p[column(f, skip)], cf = c[column(f, skip)] * scale, wf = pf * scaled, own = {0};
+            vd pf = p[column(f, skip)], cf = c[column(f, skip)] * scale, wf = pf * scaled;
             for (int64_t g = f + 1; g < F; g++, w += BLOCK_CHUNKS) {
                 vd pg = p[column(g, skip)], net = cf * pg - c[column(g, skip)] * (pf * scale);
-                own += net;
-                residual[g * BLOCK_CHUNKS + k] -= net;
+                rest[f * step] += net;
+                rest[g * step] -= net;
                 *w = wf * pg;
             }
-            residual[f * BLOCK_CHUNKS + k] += own;
         }
+        for (int64_t f = 0; F <= 8 && f < F; f++) residual[f * BLOCK_CHUNKS + k] = rest[f];
     }
-    *group_total += all;
-}
-
-static void group_weights(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
-                          double scale, vd *residual, vd *weight, vd *group_total) {
-    BY_SIZE(F, weights_body, chunks, p, c, width, skip, scale, residual, weight, group_total)
 }
 
 /* sums[i][j] += sum over chunks of left[i] right[j]: one tile of a matrix product, held in registers. */
@@ -262,10 +260,30 @@ static void add_products(int64_t n_rows, int64_t n_columns, int64_t chunks, cons
     }
 }
 
-/* Adds a group's lane sums to its gradient (M, P+1) and Hessian (M (P+1))^2. */
-static void spread(int64_t F, int64_t M, int64_t P, int64_t skip, const vd *residual_sums, const vd *weight_sums,
-                   double *gradient, double *hessian) {
+/* A group's lane sums: residuals by features (F, P + 1), curvature by products of features (pairs, features), count. */
+INLINE int64_t sums_size(int64_t F, int64_t P) {
+    return F * (P + 1) + F * (F - 1) / 2 * ((P + 1) * (P + 2) / 2) + 1;
+}
+
+/* Scratch of add_sums in vectors. */
+INLINE int64_t weights_size(int64_t F) { return BLOCK_CHUNKS * (F + F * (F - 1) / 2); }
+
+/* Adds a block of one group, with probabilities p and counts c, to its lane sums; see weights_body for the rest. */
+static void add_sums(int64_t F, int64_t P, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
+                     double scale, const vd *products, vd *scratch, vd *leaving, int64_t n_groups, vd *sums) {
+    int64_t pairs = F * (F - 1) / 2, features = (P + 1) * (P + 2) / 2;
+    vd *residual = scratch, *weight = scratch + F * BLOCK_CHUNKS, *curvature = sums + F * (P + 1);
+    BY_SIZE(F, weights_body, chunks, p, c, width, skip, scale, residual, weight, leaving, n_groups)
+    add_products(F, P + 1, chunks, residual, products, sums, P + 1);
+    add_products(pairs, features, chunks, weight, products, curvature, features);
+    for (int64_t k = 0; k < chunks; k++) curvature[pairs * features] += leaving[k * n_groups];
+}
+
+/* Adds a group's lane sums to its gradient (M, P+1) and Hessian (M (P+1))^2; returns its count. */
+static double spread(int64_t F, int64_t M, int64_t P, int64_t skip, const vd *sums, double *gradient,
+                     double *hessian) {
     int64_t nf = P + 1, n = M * nf;
+    const vd *residual_sums = sums, *weight_sums = sums + F * nf;
     for (int64_t f = 0; f < F; f++)
         for (int64_t a = 0; a < nf; a++) gradient[column(f, skip) * nf + a] += hsum(residual_sums[f * nf + a]);
     for (int64_t f = 0; f < F; f++)
@@ -282,5 +300,6 @@ static void spread(int64_t F, int64_t M, int64_t P, int64_t skip, const vd *resi
                         hessian[(j + x) * n + i + y] -= s;
                     }
                 }
+    return hsum(*weight_sums);
 }
 #endif

@@ -1,4 +1,4 @@
-"""Softmax rows driven by inputs: probabilities, objective, and the sums that a Newton step needs.
+"""Softmax rows driven by inputs: probabilities, divergence, and the sums that a Newton step needs.
 
 There are G groups (a row of a transition matrix, or a state of a categorical regression), M destinations and P inputs:
 z[k, g] = intercept[g] + coef[g] @ inputs[k] and p = softmax(z). With `stay` (G,) and 0 <= w < 1, destination stay[g]
@@ -7,7 +7,6 @@ forbids a destination: its probability is exactly zero. The steps run in the lan
 block; softmax.h holds the loops.
 """
 
-from libc.math cimport log
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 
@@ -25,19 +24,18 @@ cdef extern from "softmax.h" nogil:
     void store_block(const vd *columns, int64_t stride, int64_t steps, int64_t width, double *rows)
     void group_probabilities(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
                              const double *intercept, double mass, vd *scratch, int64_t skip, vd *out, int64_t width)
-    void group_objective(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
-                         const double *intercept, double log_mass, vd *scratch, int64_t skip, const vd *counts,
-                         int64_t width, vd *value)
+    void group_divergence(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
+                          const double *intercept, const double *coef_change, const double *intercept_change,
+                          vd *scratch, const vd *leaving, int64_t n_groups, vd *value)
     void group_normalizer(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
                           const double *intercept, vd *scratch, vd *out, int64_t width)
     void feature_products(int64_t chunks, const vd *u, int64_t P, vd *products)
-    void group_weights(int64_t F, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
-                       double scale, vd *residual, vd *weight, vd *group_total)
     void add_moments(int64_t chunks, int64_t steps, int64_t P, const vd *products, double *moments)
-    void add_products(int64_t n_rows, int64_t n_columns, int64_t chunks, const vd *left, const vd *right,
-                      vd *sums, int64_t stride)
-    void spread(int64_t F, int64_t M, int64_t P, int64_t skip, const vd *residual_sums, const vd *weight_sums,
-                double *gradient, double *hessian)
+    int64_t sums_size(int64_t F, int64_t P)
+    int64_t weights_size(int64_t F)
+    void add_sums(int64_t F, int64_t P, int64_t chunks, const vd *p, const vd *c, int64_t width, int64_t skip,
+                  double scale, const vd *products, vd *scratch, vd *leaving, int64_t n_groups, vd *sums)
+    double spread(int64_t F, int64_t M, int64_t P, int64_t skip, const vd *sums, double *gradient, double *hessian)
     void clear(int64_t vectors, vd *sums)
     double total(const vd *sums)
 
@@ -50,6 +48,13 @@ cdef int64_t row_stride(const double[:, :, :] x, tuple shape, str name) except -
         raise ValueError(f"{name} has shape {(x.shape[0], x.shape[1], x.shape[2])}, expected {shape}")
     if x.strides[2] != sizeof(double) or (x.shape[1] > 1 and x.strides[1] != x.shape[2] * <int64_t>sizeof(double)):
         raise ValueError(f"the last two axes of {name} must be contiguous")
+    return x.strides[0] // <int64_t>sizeof(double)
+
+
+cdef int64_t leaving_stride(const double[:, :] x, int64_t n, int64_t G) except -1:
+    """Elements from one step of `leaving` to the next."""
+    if x.shape[0] != n or x.shape[1] != G or (G > 1 and x.strides[1] != sizeof(double)):
+        raise ValueError(f"leaving must have shape {(n, G)} and contiguous rows, got {np.shape(x)}")
     return x.strides[0] // <int64_t>sizeof(double)
 
 
@@ -122,14 +127,15 @@ def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
                 double[:, :, ::1] hessian,  # OUT (G, M*(P+1), M*(P+1)), added to
                 double[::1] weight=None,  # OUT (G,), added to: total counts of the free destinations
                 double[:, ::1] moments=None,  # OUT (P+1, P+1), added to: sum over steps of f f^T, f = [1, inputs]
+                double[:, :] leaving=None,  # OUT (n, G), any stride along the first axis: each step's counts of them
                 ):
     """Gradient of sum counts * log p in (intercept, slopes) and the Hessian of its negative, at the given probs."""
     cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = gradient.shape[0], M = gradient.shape[1]
     F_, skip_ = _skips(G, M, w, stay)
     cdef const int64_t[::1] skip = skip_
     cdef int64_t p_stride = row_stride(probs, (n, G, M), "probs"), c_stride = row_stride(counts, (n, G, M), "counts")
-    cdef int64_t F = F_, pairs = F * (F - 1) // 2, features = (P + 1) * (P + 2) // 2
-    cdef int64_t per_group = F * (P + 1) + pairs * features + 1, size = M * (P + 1)
+    cdef int64_t F = F_, features = (P + 1) * (P + 2) // 2, per_group = sums_size(F, P), size = M * (P + 1)
+    cdef int64_t l_stride = 0
     if gradient.shape[2] != P + 1:
         raise ValueError(f"gradient has shape {np.shape(gradient)}, expected {(G, M, P + 1)}")
     if hessian.shape[0] != G or hessian.shape[1] != size or hessian.shape[2] != size:
@@ -138,21 +144,23 @@ def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
         raise ValueError(f"weight has length {weight.shape[0]}, expected {G}")
     if moments is not None and (moments.shape[0] != P + 1 or moments.shape[1] != P + 1):
         raise ValueError(f"moments has shape {np.shape(moments)}, expected {(P + 1, P + 1)}")
+    if leaving is not None:
+        l_stride = leaving_stride(leaving, n, G)
     cdef int64_t blocks = (n + BLOCK_STEPS - 1) // BLOCK_STEPS, block
     if n == 0 or G == 0:
         return
     cdef int64_t at_once = min(G, max(1, SUMS_AT_ONCE // per_group)), first, last, width, t, g, chunks, steps
-    cdef int64_t rows = P + features + 2 * at_once * M + F + pairs, turns = (G + at_once - 1) // at_once, turn
-    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * rows + at_once * per_group))
+    cdef int64_t rows = P + features + (2 * M + 1) * at_once, turns = (G + at_once - 1) // at_once, turn
+    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * rows + weights_size(F) + at_once * per_group))
     if u == NULL:
         raise MemoryError
     cdef vd *products = u + BLOCK_CHUNKS * P
     cdef vd *p = products + BLOCK_CHUNKS * features
     cdef vd *c = p + BLOCK_CHUNKS * at_once * M
-    cdef vd *residual = c + BLOCK_CHUNKS * at_once * M
-    cdef vd *curvature = residual + BLOCK_CHUNKS * F
-    cdef vd *sums = u + BLOCK_CHUNKS * rows
-    cdef vd *own  # a group's sums: residuals, curvature, total counts
+    cdef vd *totals = c + BLOCK_CHUNKS * at_once * M
+    cdef vd *scratch = totals + BLOCK_CHUNKS * at_once
+    cdef vd *sums = scratch + weights_size(F)
+    cdef double group_weight
     cdef double scale = 1.0 / (1.0 - w) if F < M else 1.0
     with nogil:
         for turn in range(turns):
@@ -170,55 +178,60 @@ def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
                 if moments is not None and first == 0:
                     add_moments(chunks, steps, P, products, &moments[0, 0])
                 for g in range(first, last):
-                    own = sums + (g - first) * per_group
-                    group_weights(F, chunks, p + (g - first) * M, c + (g - first) * M, width, skip[g], scale,
-                                  residual, curvature, own + per_group - 1)
-                    add_products(F, P + 1, chunks, residual, products, own, P + 1)
-                    add_products(pairs, features, chunks, curvature, products, own + F * (P + 1), features)
+                    add_sums(F, P, chunks, p + (g - first) * M, c + (g - first) * M, width, skip[g], scale, products,
+                             scratch, totals + g - first, last - first, sums + (g - first) * per_group)
+                if leaving is not None:
+                    store_block(totals, l_stride, steps, last - first, &leaving[t, first])
             for g in range(first, last):
-                own = sums + (g - first) * per_group
-                spread(F, M, P, skip[g], own, own + F * (P + 1), &gradient[g, 0, 0], &hessian[g, 0, 0])
+                group_weight = spread(F, M, P, skip[g], sums + (g - first) * per_group, &gradient[g, 0, 0],
+                                      &hessian[g, 0, 0])
                 if weight is not None:
-                    weight[g] += total(own + per_group - 1)
+                    weight[g] += group_weight
         free(u)
 
 
-def objective(const double[:, ::1] inputs,  # IN (n, P)
-              coef,  # IN (G, M, P)
-              intercept,  # IN (G, M)
-              double w,  # IN, < 0: none
-              stay,  # IN (G,) or None
-              const double[:, :, :] counts,  # IN (n, G, M), any stride along the first axis
-              ):
-    """Sum of counts * log p over the free destinations, in nats; 0 log 0 = 0."""
-    F_, coef_, intercept_, skip_ = _free(np.asarray(coef), np.asarray(intercept), w, stay)
-    cdef const double[:, :, ::1] W = coef_
-    cdef const double[:, ::1] b = intercept_
-    cdef const int64_t[::1] skip = skip_
-    cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = b.shape[0], M = np.shape(intercept)[1], F = F_
-    cdef int64_t stride = row_stride(counts, (n, G, M), "counts"), t, g, chunks, steps
-    cdef double log_mass = log(1.0 - w) if F < M else 0.0, value
+def divergence(const double[:, ::1] inputs,  # IN (n, P)
+               coef,  # IN (G, M, P)
+               intercept,  # IN (G, M)
+               coef_change,  # IN (G, M, P)
+               intercept_change,  # IN (G, M), finite
+               stay,  # IN (G,) or None
+               const double[:, :] leaving,  # IN (n, G), any stride along the first axis
+               ):
+    """Sum of leaving * KL(p || p') in nats over steps and groups, p' the softmax of the changed parameters.
+
+    Destinations that are not free take no part, whatever their probability.
+    """
+    F_, coef_, intercept_, _ = _free(np.asarray(coef), np.asarray(intercept), 0.0, stay)
+    _, coef_change_, intercept_change_, _ = _free(np.asarray(coef_change), np.asarray(intercept_change), 0.0, stay)
+    if coef_change_.shape != coef_.shape:
+        raise ValueError(f"coef_change has shape {np.shape(coef_change)}, expected {np.shape(coef)}")
+    cdef const double[:, :, ::1] W = coef_, dW = coef_change_
+    cdef const double[:, ::1] b = intercept_, db = intercept_change_
+    cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = b.shape[0], F = F_, t, g, chunks, steps
+    cdef double value
     if W.shape[2] != P:
         raise ValueError(f"coef has {W.shape[2]} inputs, the inputs have {P}")
+    cdef int64_t stride = leaving_stride(leaving, n, G)
     cdef int64_t blocks = (n + BLOCK_STEPS - 1) // BLOCK_STEPS, block
     if n == 0 or G == 0:
         return 0.0
-    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * (P + G * M) + F + 1))
+    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * (P + G) + 2 * F + 1))
     if u == NULL:
         raise MemoryError
-    cdef vd *c = u + BLOCK_CHUNKS * P
-    cdef vd *scratch = c + BLOCK_CHUNKS * G * M
-    cdef vd *sums = scratch + F
+    cdef vd *counts = u + BLOCK_CHUNKS * P
+    cdef vd *scratch = counts + BLOCK_CHUNKS * G
+    cdef vd *sums = scratch + 2 * F
     with nogil:
         clear(1, sums)
         for block in range(blocks):
             t = block * BLOCK_STEPS
             steps = min(n - t, <int64_t>BLOCK_STEPS)
             chunks = load_block(&inputs[t, 0], P, steps, P, u)
-            load_block(&counts[t, 0, 0], stride, steps, G * M, c)
+            load_block(&leaving[t, 0], stride, steps, G, counts)
             for g in range(G):
-                group_objective(F, chunks, u, P, &W[g, 0, 0], &b[g, 0], log_mass, scratch, skip[g], c + g * M, G * M,
-                                sums)
+                group_divergence(F, chunks, u, P, &W[g, 0, 0], &b[g, 0], &dW[g, 0, 0], &db[g, 0], scratch, counts + g,
+                                 G, sums)
         value = total(sums)
         free(u)
     return value
