@@ -17,9 +17,10 @@ from unittest import mock
 import numpy as np
 
 import hiermm
-from hiermm import HMM, IOHMM, MultiscaleHMM, expectation
+from hiermm import HMM, IOHMM, MultiscaleHMM, chains, expectation
 from hiermm.chains import Chain
 from hiermm.expectation import Expectation
+from hiermm.rows import SoftmaxRows
 from hiermm.sequences import Sequences
 
 
@@ -57,9 +58,10 @@ def parts(model):
         (type(model), "_start", "initialisation"),
         (Chain, "compile", "transition rows"),
         (kind, "log_likelihood", "emission likelihoods"),
-        (expectation, "smooth", "forward-backward"),
+        (chains, "smooth", "forward-backward"),
         (expectation, "filter", "forward-backward"),
-        (Chain, "statistics", "statistics of the chain"),
+        (SoftmaxRows, "smooth", "rows, forward-backward and sums in one"),
+        (Chain, "smooth", "statistics of the chain"),
         (kind, "statistics", "statistics of the emission"),
         (Chain, "maximise", "M-step"),
         (kind, "maximise", "M-step"),

@@ -191,7 +191,8 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
     beta = None
     for (lo, hi), alpha_in in zip(reversed(piece.blocks), reversed(ends)):
         inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
-        ll = emission.log_likelihood(outputs, inputs, room and room.empty((hi - lo, emission.n_states)))
+        out = None if room is None else room.empty((hi - lo, emission.n_states))
+        ll = emission.log_likelihood(outputs, inputs, out)
         offsets = piece.offsets if len(ends) == 1 else np.array([0, hi - lo])
         where = {"start": lo - piece.lo, "alpha_in": alpha_in, "beta_in": beta}
         moves = leaving = None

@@ -382,7 +382,7 @@ class SoftmaxRows:
         return replace(self, coef=coef.reshape(self.coef.shape), intercept=intercept.reshape(self.intercept.shape))
 
     def _change(self, other):
-        """Return intercepts (R*K, K) and slopes (R*K, K, P) of `other` minus these; 0 where a transition is not free."""
+        """Return intercepts (R*K, K) and slopes (R*K, K, P) of `other` minus these; 0 for transitions not free."""
         free = self._grouped(self.free)
         intercept = np.zeros(free.shape)
         np.subtract(self._grouped(other.intercept), self._grouped(self.intercept), out=intercept, where=free)
