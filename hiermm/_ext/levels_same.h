@@ -102,18 +102,48 @@ INLINE void same_move(const int K, const Level *g, const double *c, vd *x) {
     }
 }
 
-INLINE void same_products(const int K, const Level *g, const double *F, const double *G) {
-    if (g->wide) wide_products_held(K, g, g->products, F, G);
-    else if (g->vectors == 1) narrow_products_held(K, 1, g, g->products, F, G);
-    else narrow_products_held(K, 2, g, g->products, F, G);
-}
-
-enum { SAME_POSITIONS = 256 }; /* the most that these chains have, padded */
-
-INLINE ptrdiff_t same_positions(const int K, const int S) {
-    ptrdiff_t n = 1;
-    for (int s = 0; s < S; s++) n *= same_padded(K, n);
-    return n < VL ? VL : n;
+/* products += x[from] y[to] of level g. */
+INLINE void same_products(const int K, const Level *g, const vd *x, const vd *y) {
+    const int tail = (int)(g->tail / VL), V = (int)g->vectors, groups = (int)g->groups, blocks = (int)g->blocks;
+    if (g->wide) {
+#pragma GCC unroll 4
+        for (int j = 0; j < K; j++)
+#pragma GCC unroll 4
+            for (int i = 0; i < K; i++)
+#pragma GCC unroll 4
+                for (int t = 0; t < groups; t++) {
+                    double *sum = g->products + ((t * K + j) * K + i) * VL;
+                    vd total = vload(sum);
+#pragma GCC unroll 8
+                    for (int b = t; b < blocks; b += groups)
+#pragma GCC unroll 8
+                        for (int v = 0; v < tail; v++)
+                            total += x[(b * K + i) * tail + v] * y[(b * K + j) * tail + v];
+                    vstore(sum, total);
+                }
+    } else {
+        const int per = V == 1 ? K : 2;
+        vi lanes[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < K; j++) lanes[j] = lanes_of(g->spread, j);
+#pragma GCC unroll 4
+        for (int t = 0; t < groups; t++) {
+            vd sum[8];
+            double *c = g->products + t * K * V * VL;
+#pragma GCC unroll 8
+            for (int e = 0; e < K * V; e++) sum[e] = vload(c + e * VL);
+#pragma GCC unroll 8
+            for (int b = t; b < blocks; b += groups)
+#pragma GCC unroll 4
+                for (int j = 0; j < K; j++) {
+                    const vd to = permute(y[b * V + j / per], lanes[j]);
+#pragma GCC unroll 2
+                    for (int h = 0; h < V; h++) sum[j * V + h] += x[b * V + h] * to;
+                }
+#pragma GCC unroll 8
+            for (int e = 0; e < K * V; e++) vstore(c + e * VL, sum[e]);
+        }
+    }
 }
 
 /* Level s moves x; its products of x with the message before its move; its copy of that message. */
@@ -125,7 +155,7 @@ INLINE ptrdiff_t same_positions(const int K, const int S) {
 #define COUNT(s, x)                                                          \
     if (s < S) {                                                             \
         const Level level = same_level(f->levels + s, K, S, s);              \
-        same_products(K, &level, (const double *)x, (const double *)partial[s]); \
+        same_products(K, &level, x, partial[s]);                               \
     }
 #define KEEP(s, x)                                                           \
     if (s < S && counting)                                                   \
