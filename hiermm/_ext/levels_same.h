@@ -1,7 +1,7 @@
-/* Whole rows of the scaled recursions, for chains of S levels of K values each under the coupling "slower": what levels.h
- * and likelihood.h do one after the other through memory, with all sizes known to the compiler, so that a row stays in
- * registers from one level to the next and the likelihoods of a row are made while the row before is still on its way.
- * Only rows in range are made here; a row that needs care is left to the recursions of multiscale_scaled.pxi. */
+/* Whole rows of the scaled recursions, for small chains under the coupling "slower": what levels.h and likelihood.h do one
+ * after the other through memory, with all sizes known to the compiler, so that a row stays in registers from one level
+ * to the next and the likelihoods of a row are made while the row before is still on its way. Only rows in range are made
+ * here; a row that needs care is left to the recursions of multiscale_scaled.pxi. */
 #ifndef HIERMM_LEVELS_SAME_H
 #define HIERMM_LEVELS_SAME_H
 
@@ -12,6 +12,8 @@ enum { SAME_VECTORS = 256 / VL }; /* the most that these chains have */
 /* What all rows share. A row is in range if no state is predicted with less than `faint`, and products sum to `weak`. */
 typedef struct {
     const Level *levels;
+    const Shape *shapes;
+    int clocked; /* some level does not move into every step */
     const double *lift;
     const Packing *packing;
     ptrdiff_t states;
@@ -24,34 +26,49 @@ typedef struct {
     double total, power, exponent, shift;
 } Scale;
 
+/* A chain of up to four levels of 2 to 4 values is known by its sizes as digits, slowest first: 34 is a level of 3 values
+ * over one of 4. Below, `sizes` and `s` are constants; there are no loops, so that the compiler knows the geometry before
+ * it unrolls any. */
+INLINE int same_levels(const int sizes) { return sizes < 10 ? 1 : sizes < 100 ? 2 : sizes < 1000 ? 3 : 4; }
+
+/* The number of values of level s, 1 without one. */
+INLINE int same_size(const int sizes, const int s) {
+    const int above = same_levels(sizes) - 1 - s;
+    return above == 0 ? sizes % 10 : above == 1 ? sizes / 10 % 10 : above == 2 ? sizes / 100 % 10 : above == 3 ? sizes / 1000 : 1;
+}
 INLINE ptrdiff_t same_padded(const int K, const ptrdiff_t tail) { return tail % VL == 0 ? K : K == 3 ? 4 : K; }
 
-/* Positions of the `count` <= 4 fastest levels (without a loop, so that the compiler knows them before it unrolls any). */
-INLINE ptrdiff_t same_tail(const int K, const int count) {
-    const ptrdiff_t one = same_padded(K, 1), two = one * same_padded(K, one), three = two * same_padded(K, two);
-    const ptrdiff_t four = three * same_padded(K, three);
-    return count < 1 ? 1 : count < 2 ? one : count < 3 ? two : count < 4 ? three : four;
+/* Positions of all levels behind level s. */
+INLINE ptrdiff_t same_tail(const int sizes, const int s) {
+    const int S = same_levels(sizes);
+    const ptrdiff_t one = same_padded(same_size(sizes, S - 1), 1), two = one * same_padded(same_size(sizes, S - 2), one);
+    const ptrdiff_t three = two * same_padded(same_size(sizes, S - 3), two);
+    const ptrdiff_t four = three * same_padded(same_size(sizes, S - 4), three);
+    const int behind = S - 1 - s;
+    return behind < 1 ? 1 : behind < 2 ? one : behind < 3 ? two : behind < 4 ? three : four;
 }
 
-INLINE int same_vectors(const int K, const int S) {
-    const ptrdiff_t positions = same_tail(K, S);
+INLINE int same_vectors(const int sizes) {
+    const ptrdiff_t positions = same_tail(sizes, -1);
     return (int)(positions < VL ? 1 : positions / VL);
 }
 
-INLINE int same_natural(const int K, const int S) {
-    return same_vectors(K, S) * VL == K * K * (S > 2 ? K : 1) * (S > 3 ? K : 1);
+INLINE int same_natural(const int sizes) {
+    return same_vectors(sizes) * VL ==
+           same_size(sizes, 0) * same_size(sizes, 1) * same_size(sizes, 2) * same_size(sizes, 3);
 }
 
 /* Level s with the geometry of levels_init, as constants. */
-INLINE Level same_level(const Level *g, const int K, const int S, const int s) {
-    Level out = *g;
-    const ptrdiff_t tail = same_tail(K, S - 1 - s), positions = same_vectors(K, S) * VL;
+INLINE Level same_level(const Level *levels, const int sizes, const int s) {
+    Level out = levels[s];
+    const int K = same_size(sizes, s), parent = s ? same_size(sizes, s - 1) : 1;
+    const ptrdiff_t tail = same_tail(sizes, s), positions = same_vectors(sizes) * VL;
     out.size = K, out.tail = tail, out.padded = same_padded(K, tail), out.block = out.padded * tail;
     out.wide = tail % VL == 0, out.parent_slower = s > 0;
     if (out.wide) {
-        out.groups = s ? K : 1, out.vectors = tail / VL, out.blocks = positions / out.block;
+        out.groups = parent, out.vectors = tail / VL, out.blocks = positions / out.block;
     } else {
-        const ptrdiff_t parents = s ? same_padded(K, out.block) : 1;
+        const ptrdiff_t parents = s ? same_padded(parent, out.block) : 1;
         out.vectors = out.block < VL ? 1 : out.block / VL;
         out.blocks = positions / (out.vectors * VL);
         out.groups = !s ? 1 : out.block >= VL ? parents : parents * out.block >= VL ? parents * out.block / VL : 1;
@@ -60,7 +77,8 @@ INLINE Level same_level(const Level *g, const int K, const int S, const int s) {
 }
 
 /* x moved by level g, in place; x stays in registers where it fits. */
-INLINE void same_move(const int K, const Level *g, const double *c, vd *x) {
+INLINE void same_move(const Level *g, const double *c, vd *x) {
+    const int K = (int)g->size;
     const int tail = (int)(g->tail / VL), V = (int)g->vectors, groups = (int)g->groups, blocks = (int)g->blocks;
     if (g->wide) {
         const int sets = g->parent_slower ? blocks : 1;
@@ -103,7 +121,8 @@ INLINE void same_move(const int K, const Level *g, const double *c, vd *x) {
 }
 
 /* products += x[from] y[to] of level g. */
-INLINE void same_products(const int K, const Level *g, const vd *x, const vd *y) {
+INLINE void same_products(const Level *g, const vd *x, const vd *y) {
+    const int K = (int)g->size;
     const int tail = (int)(g->tail / VL), V = (int)g->vectors, groups = (int)g->groups, blocks = (int)g->blocks;
     if (g->wide) {
 #pragma GCC unroll 4
@@ -146,33 +165,38 @@ INLINE void same_products(const int K, const Level *g, const vd *x, const vd *y)
     }
 }
 
-/* Level s moves x; its products of x with the message before its move; its copy of that message. */
-#define MOVE(s, table, x)                                                    \
-    if (s < S) {                                                             \
-        const Level level = same_level(f->levels + s, K, S, s);              \
-        same_move(K, &level, level.table.coefficients, x);                   \
+/* Whether level s moves into step t. */
+INLINE int same_moves(const Frame *f, const int sizes, const int s, ptrdiff_t t) {
+    return s < same_levels(sizes) && (!f->clocked || t % f->shapes[s].period == 0);
+}
+
+/* Level s moves x into step t; its products of x with the message before its move; its copy of that message. */
+#define MOVE(s, table, x)                                       \
+    if (same_moves(f, sizes, s, t)) {                           \
+        const Level level = same_level(f->levels, sizes, s);    \
+        same_move(&level, level.table.coefficients, x);         \
     }
-#define COUNT(s, x)                                                          \
-    if (s < S) {                                                             \
-        const Level level = same_level(f->levels + s, K, S, s);              \
-        same_products(K, &level, x, partial[s]);                               \
+#define COUNT(s, x)                                             \
+    if (same_moves(f, sizes, s, t)) {                           \
+        const Level level = same_level(f->levels, sizes, s);    \
+        same_products(&level, x, partial[s]);                   \
     }
-#define KEEP(s, x)                                                           \
-    if (s < S && counting)                                                   \
+#define KEEP(s, x)                                              \
+    if (counting && s < same_levels(sizes))                     \
         for (int v = 0; v < n; v++) partial[s][v] = x[v];
 
-/* Forward: up to `rows` rows from the one after alpha on, out = (alpha moved) * power * b. With `ll` the likelihoods b are
+/* Forward: up to `rows` rows from step t, the one after alpha, on: out = (alpha moved) * power * b. With `ll` the likelihoods b are
  * made from its rows, else they are there; either way `stride` doubles lie between them. Returns the number of rows. */
-INLINE ptrdiff_t same_filter(const int K, const int S, const Frame *f, ptrdiff_t rows, const double *alpha,
+INLINE ptrdiff_t same_filter(const int sizes, const Frame *f, ptrdiff_t t, ptrdiff_t rows, const double *alpha,
                              const double *ll, double *b, ptrdiff_t stride, double *out, Scale *scale) {
-    const int n = same_vectors(K, S), natural = same_natural(K, S);
+    const int n = same_vectors(sizes), natural = same_natural(sizes);
     const Packing *packing = natural ? NULL : f->packing;
     Scale now = *scale;
     vd x[SAME_VECTORS];
     ptrdiff_t k = 0;
 #pragma GCC unroll 8
     for (int v = 0; v < n; v++) x[v] = vload(alpha + v * VL);
-    for (; k < rows; k++, b += stride, out += n * VL) {
+    for (; k < rows; k++, t++, b += stride, out += n * VL) {
         double top = 0.0;
         if (ll) {
             ask_for(ll + (k + 8) * f->states, f->states);
@@ -201,20 +225,20 @@ INLINE ptrdiff_t same_filter(const int K, const int S, const Frame *f, ptrdiff_t
     return k;
 }
 
-/* Backward: up to `rows` rows down from that of alpha and b; w is the message of the row behind. Writes the posteriors
+/* Backward: up to `rows` rows down from that of alpha and b; w is the message of the row behind, step t. Writes the posteriors
  * over natural rows, or through no packing over padded ones, and adds to the products of the levels if `counting`.
  * Returns the number of rows; w is the message of the last one. */
-INLINE ptrdiff_t same_smooth(const int K, const int S, const int counting, const Frame *f, ptrdiff_t rows,
+INLINE ptrdiff_t same_smooth(const int sizes, const int counting, const Frame *f, ptrdiff_t t, ptrdiff_t rows,
                              const double *alpha, const double *b, double *w, double *posterior,
                              const Packing *packing, Scale *scale) {
-    const int n = same_vectors(K, S);
+    const int n = same_vectors(sizes);
     const ptrdiff_t width = packing ? f->states : n * VL;
     double power = scale->power, ignored = 0.0;
     vd partial[4][SAME_VECTORS], x[SAME_VECTORS], share[SAME_VECTORS];
     ptrdiff_t k = 0;
 #pragma GCC unroll 8
     for (int v = 0; v < n; v++) x[v] = vload(w + v * VL);
-    for (; k < rows; k++, alpha -= n * VL, b -= n * VL, posterior -= width) {
+    for (; k < rows; k++, t--, alpha -= n * VL, b -= n * VL, posterior -= width) {
         ask_for(alpha - AHEAD * n * VL, n * VL);
         ask_for(b - AHEAD * n * VL, n * VL);
         KEEP(0, x)
@@ -260,43 +284,52 @@ INLINE ptrdiff_t same_smooth(const int K, const int S, const int counting, const
     return k;
 }
 
-/* The chains that have such loops, as 10 K + S; else 0. */
+/* The sizes that have such loops, as digits; else 0. */
 static int same_kind(const Level *levels, ptrdiff_t S, int parent) {
-    const ptrdiff_t K = levels[0].size;
-    for (ptrdiff_t s = 0; s < S; s++)
-        if (levels[s].size != K) return 0;
-    const int kind = (int)(10 * K + S);
-    return parent < 0 && (kind == 22 || kind == 23 || kind == 32 || kind == 33 || (kind >= 42 && kind <= 44)) ? kind : 0;
+    int kind = 0;
+    if (parent >= 0 || S < 2 || S > 4) return 0;
+    for (ptrdiff_t s = 0; s < S; s++) {
+        if (levels[s].size < 2 || levels[s].size > 4) return 0;
+        kind = 10 * kind + (int)levels[s].size;
+    }
+    return S == 2 || kind == 222 || kind == 333 || kind == 444 || kind == 4444 ? kind : 0;
 }
 
 #define SAME_KINDS(CALL)      \
     switch (kind) {           \
-    case 22: CALL(2, 2)       \
-    case 23: CALL(2, 3)       \
-    case 32: CALL(3, 2)       \
-    case 33: CALL(3, 3)       \
-    case 42: CALL(4, 2)       \
-    case 43: CALL(4, 3)       \
-    default: CALL(4, 4)       \
+    case 22: CALL(22)         \
+    case 23: CALL(23)         \
+    case 24: CALL(24)         \
+    case 32: CALL(32)         \
+    case 33: CALL(33)         \
+    case 34: CALL(34)         \
+    case 42: CALL(42)         \
+    case 43: CALL(43)         \
+    case 44: CALL(44)         \
+    case 222: CALL(222)       \
+    case 333: CALL(333)       \
+    case 444: CALL(444)       \
+    default: CALL(4444)       \
     }
 
-static ptrdiff_t kind_filter(int kind, const Frame *f, ptrdiff_t rows, const double *alpha, const double *ll, double *b,
-                             ptrdiff_t stride, double *out, Scale *scale) {
-#define CALL(K, S) return same_filter(K, S, f, rows, alpha, ll, b, stride, out, scale);
+static ptrdiff_t kind_filter(int kind, const Frame *f, ptrdiff_t t, ptrdiff_t rows, const double *alpha,
+                             const double *ll, double *b, ptrdiff_t stride, double *out, Scale *scale) {
+#define CALL(sizes) return same_filter(sizes, f, t, rows, alpha, ll, b, stride, out, scale);
     SAME_KINDS(CALL)
 #undef CALL
 }
 
-static ptrdiff_t kind_smooth(int kind, const Frame *f, ptrdiff_t rows, const double *alpha, const double *b, double *w,
-                             double *posterior, const Packing *packing, Scale *scale) {
-#define CALL(K, S) return same_smooth(K, S, 0, f, rows, alpha, b, w, posterior, packing, scale);
+static ptrdiff_t kind_smooth(int kind, const Frame *f, ptrdiff_t t, ptrdiff_t rows, const double *alpha,
+                             const double *b, double *w, double *posterior, const Packing *packing, Scale *scale) {
+#define CALL(sizes) return same_smooth(sizes, 0, f, t, rows, alpha, b, w, posterior, packing, scale);
     SAME_KINDS(CALL)
 #undef CALL
 }
 
-static ptrdiff_t kind_smooth_counting(int kind, const Frame *f, ptrdiff_t rows, const double *alpha, const double *b,
-                                      double *w, double *posterior, const Packing *packing, Scale *scale) {
-#define CALL(K, S) return same_smooth(K, S, 1, f, rows, alpha, b, w, posterior, packing, scale);
+static ptrdiff_t kind_smooth_counting(int kind, const Frame *f, ptrdiff_t t, ptrdiff_t rows, const double *alpha,
+                                      const double *b, double *w, double *posterior, const Packing *packing,
+                                      Scale *scale) {
+#define CALL(sizes) return same_smooth(sizes, 1, f, t, rows, alpha, b, w, posterior, packing, scale);
     SAME_KINDS(CALL)
 #undef CALL
 }

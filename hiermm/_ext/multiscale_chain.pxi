@@ -50,6 +50,8 @@ cdef extern from "likelihood.h" nogil:
 cdef extern from "levels_same.h" nogil:
     ctypedef struct Frame:
         const Level *levels
+        const Shape *shapes
+        int clocked
         const double *lift
         const Packing *packing
         Py_ssize_t states
@@ -59,12 +61,13 @@ cdef extern from "levels_same.h" nogil:
         double total, power, exponent, shift
 
     int same_kind(const Level *levels, Py_ssize_t S, int parent)
-    Py_ssize_t kind_filter(int kind, const Frame *f, Py_ssize_t rows, const double *alpha, const double *ll, double *b,
-                           Py_ssize_t stride, double *out, Scale *scale)
-    Py_ssize_t kind_smooth(int kind, const Frame *f, Py_ssize_t rows, const double *alpha, const double *b, double *w,
-                           double *posterior, const Packing *packing, Scale *scale)
-    Py_ssize_t kind_smooth_counting(int kind, const Frame *f, Py_ssize_t rows, const double *alpha, const double *b,
-                                    double *w, double *posterior, const Packing *packing, Scale *scale)
+    Py_ssize_t kind_filter(int kind, const Frame *f, Py_ssize_t t, Py_ssize_t rows, const double *alpha,
+                           const double *ll, double *b, Py_ssize_t stride, double *out, Scale *scale)
+    Py_ssize_t kind_smooth(int kind, const Frame *f, Py_ssize_t t, Py_ssize_t rows, const double *alpha,
+                           const double *b, double *w, double *posterior, const Packing *packing, Scale *scale)
+    Py_ssize_t kind_smooth_counting(int kind, const Frame *f, Py_ssize_t t, Py_ssize_t rows, const double *alpha,
+                                    const double *b, double *w, double *posterior, const Packing *packing,
+                                    Scale *scale)
 
 cdef enum:
     MAX_LEVELS = 32
@@ -76,7 +79,7 @@ cdef struct Chain:
     int parent, first, step  # coupling; order of the forward moves: from the leaf of the coupling to its root
     bint natural, direct  # the padded layout is the natural one; every state has its own column
     bint one_row
-    int kind  # levels of one size that move together in every step, or 0
+    int kind  # of the loops over whole rows (levels_same.h), or 0
     const double *ll
     const double *initial
     const double *A
@@ -171,7 +174,7 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
         raise MemoryError
     _set_shapes(c, sizes, parent, periods)
     c.padded = levels_init(c.levels, c.shapes, c.S, parent, 1)
-    c.kind = same_kind(c.levels, c.S, parent) if max(periods) == 1 else 0
+    c.kind = same_kind(c.levels, c.S, parent)
     c.place = <int64_t *> malloc((c.N + max(c.padded, 0)) * sizeof(int64_t))
     c.packing = <Packing *> calloc(max(c.padded, 0) // VL, sizeof(Packing))
     if c.padded < 0 or c.place == NULL or c.packing == NULL:
@@ -189,7 +192,8 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
         c.packing[p // VL].mask |= 1 << p % VL
         c.packing[p // VL].count += 1
     _open_scratch(c)
-    c.frame.levels, c.frame.lift, c.frame.states = c.levels, c.lift, c.N
+    c.frame.levels, c.frame.shapes, c.frame.clocked = c.levels, c.shapes, max(periods) > 1
+    c.frame.lift, c.frame.states = c.lift, c.N
     c.frame.packing = NULL if c.natural else c.packing
     c.frame.faint, c.frame.weak = FAINT, WEAK
 

@@ -30,17 +30,19 @@ cdef const double *likelihood(Chain *c, Py_ssize_t k, Py_ssize_t start, Py_ssize
     return c.b
 
 
-cdef inline void load_forward(Chain *c, const double *row) noexcept nogil:
-    """Bring the tables of all levels to a packed row."""
+cdef inline void load_forward(Chain *c, Py_ssize_t k, Py_ssize_t t) noexcept nogil:
+    """Bring the tables of the levels to the packed row that moves them into row k, step t."""
     cdef Py_ssize_t s
     for s in range(c.S):
-        table_load(&c.levels[s], &c.levels[s].to, row)
+        if c.one_row or moves(c, s, t):
+            table_load(&c.levels[s], &c.levels[s].to, row_of(c, k))
 
 
-cdef inline void load_backward(Chain *c, const double *row) noexcept nogil:
+cdef inline void load_backward(Chain *c, Py_ssize_t k, Py_ssize_t t) noexcept nogil:
     cdef Py_ssize_t s
     for s in range(c.S):
-        table_load(&c.levels[s], &c.levels[s].back, row)
+        if c.one_row or moves(c, s, t):
+            table_load(&c.levels[s], &c.levels[s].back, row_of(c, k))
 
 
 cdef const double *advance(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *room) noexcept nogil:
@@ -206,16 +208,17 @@ cdef Py_ssize_t filter_rows(Chain *c, const double *alpha, Py_ssize_t k, Py_ssiz
                             bint many, double *row, Scale *scale) noexcept nogil:
     """Rows of the forward recursion from k on that kind_filter makes, one or many; their number."""
     cdef Py_ssize_t made, q, last = stop if many and c.one_row and c.direct else k + 1
+    cdef Py_ssize_t t = c.t0 + k - start
     cdef const double *b
-    load_forward(c, row_of(c, k))
+    load_forward(c, k, t)
     if c.direct and k >= c.chunk_to:
-        made = kind_filter(c.kind, &c.frame, last - k, alpha, c.ll + k * c.M,
+        made = kind_filter(c.kind, &c.frame, t, last - k, alpha, c.ll + k * c.M,
                            c.exps + (k - start) * c.width if c.keep_all else c.b, c.width if c.keep_all else 0,
                            row, scale)
         c.chunk_from = c.chunk_to = k + made
         return made
     b = likelihood(c, k, start, stop)
-    made = kind_filter(c.kind, &c.frame, min(last, c.chunk_to) - k, alpha, NULL, <double *> b, c.width, row, scale)
+    made = kind_filter(c.kind, &c.frame, t, min(last, c.chunk_to) - k, alpha, NULL, <double *> b, c.width, row, scale)
     for q in range(k, k + made):
         scale.shift += c.top[q - c.chunk_from]
     return made
@@ -317,24 +320,24 @@ cdef Py_ssize_t smooth_rows(Chain *c, const double *rows, Py_ssize_t k, Py_ssize
                             double *w, Scale *scale) noexcept nogil:
     """Rows of the backward recursion from k down that kind_smooth makes; their number."""
     cdef bint counting = c.xi != NULL or c.xi_steps != NULL
-    cdef Py_ssize_t made = 1, last = start + 1
+    cdef Py_ssize_t made = 1, last = start + 1, t = c.t0 + k + 1 - start
     cdef const double *b = likelihood(c, k, start, stop)
     cdef const double *alpha = rows + (k - start) * c.padded
     cdef const double *row = row_of(c, k + 1)
     cdef const Packing *packing = NULL
     cdef double *posterior = c.posterior
-    load_backward(c, row)
+    load_backward(c, k + 1, t)
     if counting:
-        load_forward(c, row)
+        load_forward(c, k + 1, t)
         _begin_count(c, row)
     if not c.keep_all:
         last = max(last, c.chunk_from)
     if c.one_row and c.direct and c.xi_steps == NULL and c.gamma != NULL and c.gamma_emit == NULL and k > last:
         made, posterior, packing = k - last, c.gamma + (k - start) * c.N, c.frame.packing
     if counting:
-        made = kind_smooth_counting(c.kind, &c.frame, made, alpha, b, w, posterior, packing, scale)
+        made = kind_smooth_counting(c.kind, &c.frame, t, made, alpha, b, w, posterior, packing, scale)
     else:
-        made = kind_smooth(c.kind, &c.frame, made, alpha, b, w, posterior, packing, scale)
+        made = kind_smooth(c.kind, &c.frame, t, made, alpha, b, w, posterior, packing, scale)
     if made and posterior == c.posterior:
         if c.xi_steps != NULL:
             _give_counts(c, row, _xi_step(c, k + 1 - start))
