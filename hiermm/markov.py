@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hiermm.convert import hmmlearn_parameters
 from hiermm.emissions.base import as_floats, as_parameter
 from hiermm.markov_base import as_levels
 from hiermm.markov_families import HMMFamily, IOHMMFamily
@@ -117,6 +118,41 @@ class HMM(HMMFamily):
         initial, transition = as_parameter("initial", initial, 1), as_floats("transition", transition)
         model = cls(len(initial), emission=emission, **options)
         return model._adopt(emission, None, initial_=initial, transition_=transition)
+
+    @classmethod
+    def from_hmmlearn(cls, model, **options):
+        """Return the model with the parameters of a fitted hmmlearn model.
+
+        Log-likelihoods, posteriors and paths are the same, except that hmmlearn's `score` is the total
+        (`log_likelihood` here) and `score` here the mean per step. Priors and stopping rules are not taken over.
+
+        Parameters
+        ----------
+        model : hmmlearn.hmm.GaussianHMM, CategoricalHMM or PoissonHMM
+            With parameters.
+        **options
+            Constructor arguments; `algorithm` is hmmlearn's ("map" is "posterior" here) unless given.
+
+        Raises
+        ------
+        TypeError
+            For any other object, hmmlearn's GMMHMM and MultinomialHMM among them.
+        NotFittedError
+            If the model has no parameters yet.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hmmlearn.hmm import PoissonHMM
+        >>> from hiermm import HMM
+        >>> X = np.array([[1], [0], [7], [9], [8], [1]])
+        >>> theirs = PoissonHMM(2, random_state=0).fit(X)
+        >>> bool(np.isclose(HMM.from_hmmlearn(theirs).log_likelihood(X), theirs.score(X)))
+        True
+        """
+        known = hmmlearn_parameters(model)
+        algorithm = "posterior" if model.algorithm == "map" else model.algorithm
+        return cls.from_parameters(**known, **{"algorithm": algorithm, **options})
 
 
 class IOHMM(IOHMMFamily):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from hiermm.emissions import Gaussian
 from hiermm.markov import HMM, IOHMM
 from hiermm.multiscale import MultiscaleHMM, MultiscaleIOHMM
 from hiermm.rnn import MultiscaleRNN
@@ -47,12 +46,7 @@ class HmmlearnPeer(HMM):
         tol = self.tol * sum(len(stretch) for stretch in stretches)  # hmmlearn looks at the total
         self.peer_ = GaussianHMM(self.n_states, n_iter=self.max_iter, tol=tol, random_state=self.random_state)
         self.peer_.fit(np.concatenate(stretches), lengths=[len(stretch) for stretch in stretches])
-        variances = np.diagonal(self.peer_.covars_, axis1=1, axis2=2)
-        known = HMM.from_parameters(
-            initial=self.peer_.startprob_,
-            transition=self.peer_.transmat_,
-            emission=Gaussian.from_parameters(means=self.peer_.means_, covariances=variances, covariance="diag"),
-        )
+        known = HMM.from_hmmlearn(self.peer_)
         vars(self).update({name: value for name, value in vars(known).items() if name.endswith("_")})
         self.n_features_in_ = X.shape[1]
         self.history_ = [value / (tol / self.tol) for value in self.peer_.monitor_.history]

@@ -14,7 +14,7 @@ LAYERS = [
     ["sequences", "newton"],
     ["operators", "labels"],
     ["inference", "rows", "structure", "emissions"],
-    ["chains"],
+    ["chains", "convert"],
     ["expectation", "tasks", "datasets"],
     ["em"],
     ["starts"],

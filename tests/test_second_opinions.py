@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from hmmlearn.hmm import CategoricalHMM, GaussianHMM, PoissonHMM
+from hmmlearn.hmm import GMMHMM, CategoricalHMM, GaussianHMM, MultinomialHMM, PoissonHMM
 from scipy.special import expit
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from hiermm import HMM, IOHMM
 from hiermm.em import maximise
@@ -58,6 +60,32 @@ def test_hmmlearn_agrees_on_scores_posteriors_and_paths(peer, emission, X):
     mine, states = model.decode(X, lengths=LENGTHS)
     assert mine == pytest.approx(log_prob, rel=1e-9)
     np.testing.assert_array_equal(states, path)
+
+
+@pytest.mark.parametrize(("peer", "emission", "X"), CASES, ids=NAMES)
+def test_models_from_hmmlearn_answer_alike(peer, emission, X):
+    peer = clone(peer).set_params(init_params="stmcel", n_iter=3, random_state=0).fit(X, LENGTHS)
+    model = HMM.from_hmmlearn(peer)
+    assert model.log_likelihood(X, lengths=LENGTHS) == pytest.approx(peer.score(X, LENGTHS), rel=1e-9)
+    assert model.score(X, lengths=LENGTHS) == pytest.approx(peer.score(X, LENGTHS) / len(X), rel=1e-9)
+    np.testing.assert_allclose(model.predict_proba(X, lengths=LENGTHS), peer.predict_proba(X, LENGTHS), atol=1e-9)
+    np.testing.assert_array_equal(model.predict(X, lengths=LENGTHS), peer.predict(X, LENGTHS))
+    assert type(model.emission_) is type(emission) and model.n_states == 3
+    peer.algorithm = "map"
+    np.testing.assert_array_equal(HMM.from_hmmlearn(peer).predict(X, lengths=LENGTHS), peer.predict(X, LENGTHS))
+    assert HMM.from_hmmlearn(peer, algorithm="viterbi", max_iter=7).get_params()["max_iter"] == 7
+
+
+def test_other_models_of_hmmlearn_are_refused():
+    mixture = GMMHMM(2, n_mix=2, random_state=0).fit(RNG.normal(size=(50, 1)))
+    for model in [mixture, MultinomialHMM(2), HMM(2), None]:
+        with pytest.raises(
+            TypeError, match=f"GaussianHMM, CategoricalHMM, PoissonHMM, fitted; got {type(model).__name__}"
+        ):
+            HMM.from_hmmlearn(model)
+    for model in [GaussianHMM(2), CategoricalHMM(2), PoissonHMM(2)]:
+        with pytest.raises(NotFittedError, match=f"this {type(model).__name__} has not been fitted"):
+            HMM.from_hmmlearn(model)
 
 
 @pytest.mark.parametrize(
