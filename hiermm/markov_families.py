@@ -7,9 +7,10 @@ from sklearn.utils.validation import check_is_fitted
 from hiermm import inference
 from hiermm.chains import MAX_DENSE_BYTES
 from hiermm.emissions import NAMES
+from hiermm.expectation import plan
 from hiermm.labels import encode, learn_classes
 from hiermm.markov_base import MarkovModel
-from hiermm.sequences import BLOCK, Sequences, inputs_outputs, observations
+from hiermm.sequences import Sequences, inputs_outputs, observations
 
 
 class HMMFamily(MarkovModel):
@@ -202,20 +203,17 @@ class IOHMMFamily(MarkovModel):
 
     def _average(self, sequences, by_state):
         """Return by_state(inputs, n) (n, N, D) averaged over the state distribution that the inputs imply."""
-        parameters = self._parameters()
-        transitions = parameters.chain.compile(sequences.inputs)
-        nothing = np.zeros((sequences.n_steps, parameters.emission.n_states))
-        states, *_ = inference.filter(transitions, nothing, sequences.offsets)
-        if transitions.emit is not None:
-            member = np.equal.outer(transitions.emit, np.arange(parameters.emission.n_states)).astype(float)
-            states = states @ member
-        parts = []
-        for lo in range(0, sequences.n_steps, BLOCK):
-            weights, inputs = states[lo : lo + BLOCK], sequences.inputs[lo : lo + BLOCK]
-            values = by_state(inputs, len(inputs))
-            if not np.isfinite(values).all():  # rates beyond the range of a float, maybe in states that cannot be
-                values = np.where(weights[:, :, None] > 0, values, 0.0)
-            parts.append(np.einsum("tn,tnd->td", weights, values))
+        parameters, parts = self._parameters(), []
+        for piece in plan(sequences.offsets, *parameters.steps_at_once()):
+            states = None
+            for lo, hi in piece.blocks:
+                inputs = sequences.inputs[lo:hi]
+                transitions = parameters.chain.compile(inputs)
+                nothing = np.zeros((hi - lo, parameters.emission.n_states))
+                offsets = piece.offsets if len(piece.blocks) == 1 else np.array([0, hi - lo])
+                before = None if states is None else states[-1].copy()
+                states, *_ = inference.filter(transitions, nothing, offsets, start=lo - piece.lo, alpha_in=before)
+                parts.append(_weighted(by_state(inputs, hi - lo), states, transitions.emit))
         return np.concatenate(parts)
 
     def sample(self, X, *, random_state=None):
@@ -238,3 +236,12 @@ class IOHMMFamily(MarkovModel):
         if self.emission_.discrete:
             outputs = self.classes_[outputs[:, 0].astype(np.int64)]
         return sequences.restore(outputs), sequences.restore(states)
+
+
+def _weighted(values, states, emit):
+    """Return values (n, M, D) of the emission's states averaged over the distributions (n, N) of the chain's."""
+    if emit is not None:
+        states = states @ np.equal.outer(emit, np.arange(values.shape[1])).astype(float)
+    if not np.isfinite(values).all():  # rates beyond the range of a float, maybe in states that cannot be
+        values = np.where(states[:, :, None] > 0, values, 0.0)
+    return np.einsum("tn,tnd->td", states, values)

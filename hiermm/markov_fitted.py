@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from hiermm import inference
 from hiermm.chains import Chain, check_dense_size
 from hiermm.emissions.base import BadRow, as_probabilities, check_shape
-from hiermm.expectation import Parameters, emitted, log_likelihoods, refuse_impossible
+from hiermm.expectation import Parameters, emitted, log_likelihoods, plan, refuse_impossible
 from hiermm.operators import Operators
 from hiermm.rows import SoftmaxRows, TableRows
 
@@ -138,13 +138,15 @@ class FittedMarkov(BaseEstimator):
         if mode not in ("smooth", "filter"):
             raise ValueError(f'mode must be "smooth" or "filter", got {mode!r}.')
         parameters, sequences = self._parameters(), self._read_outputs(X, y, lengths)
-        _, _, transitions, ll = emitted(parameters, sequences, 0, sequences.n_steps)
-        if mode == "smooth":
-            result = inference.smooth(transitions, ll, sequences.offsets)
-            gamma, status = result.gamma, result.status
-        else:
-            gamma, _, status = inference.filter(transitions, ll, sequences.offsets)
-        refuse_impossible(status, sequences.offsets[:-1], sequences)
+        gamma = np.empty((sequences.n_steps, parameters.chain.n_states))
+        for piece in plan(sequences.offsets, *parameters.steps_at_once()):
+            _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)
+            if mode == "smooth":
+                result = inference.smooth(transitions, ll, piece.offsets)
+                gamma[piece.lo : piece.hi], status = result.gamma, result.status
+            else:
+                gamma[piece.lo : piece.hi], _, status = inference.filter(transitions, ll, piece.offsets)
+            refuse_impossible(status, piece.lo + piece.offsets[:-1], sequences)
         return sequences.restore(gamma)
 
     def level_posterior(self, X, y=None, *, lengths=None, level, mode="smooth"):
@@ -165,12 +167,15 @@ class FittedMarkov(BaseEstimator):
             If an observation has probability zero, naming sequence and step.
         """
         parameters, sequences = self._parameters(), self._read_outputs(X, y, lengths)
-        _, _, transitions, ll = emitted(parameters, sequences, 0, sequences.n_steps)
-        path, log_prob = inference.viterbi(transitions, ll, sequences.offsets)
-        if not np.isfinite(log_prob).all():
-            status = inference.filter(transitions, ll, sequences.offsets, keep=False)[2]
-            refuse_impossible(status, sequences.offsets[:-1], sequences)
-        return float(log_prob.sum()), sequences.restore(path)
+        path, total = np.empty(sequences.n_steps, dtype=np.int64), 0.0
+        for piece in plan(sequences.offsets, *parameters.steps_at_once()):
+            _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)
+            path[piece.lo : piece.hi], log_prob = inference.viterbi(transitions, ll, piece.offsets)
+            if not np.isfinite(log_prob).all():
+                status = inference.filter(transitions, ll, piece.offsets, keep=False)[2]
+                refuse_impossible(status, piece.lo + piece.offsets[:-1], sequences)
+            total += float(log_prob.sum())
+        return total, sequences.restore(path)
 
     def levels_of(self, states):
         """Return the state of each level, shape (T, S), for joint states (T,); a list of them for a list."""

@@ -1,5 +1,7 @@
 """What fitted models answer: likelihoods, posteriors, paths, predictions, samples, operators."""
 
+import tracemalloc
+
 import numpy as np
 import oracles
 import pytest
@@ -207,3 +209,42 @@ def test_credit_sources_are_gradients_of_the_predictive_log_likelihood(driven):
                     slope = (np.log((p + step) @ b[t]) - np.log((p - step) @ b[t])) / 2e-6
                     assert sources[t, j] == pytest.approx(slope, rel=1e-6, abs=1e-8)
             alpha = p * b[t] / (p @ b[t])
+
+
+@pytest.mark.parametrize("levels", [False, True])
+def test_answers_do_not_depend_on_how_the_steps_are_cut(driven, monkeypatch, levels):
+    u, y, _ = driven
+    model = MultiscaleIOHMM((2, 2), emission_levels=(1,), timescales=(3, 1), clock="periodic") if levels else IOHMM(2)
+    quiet(model.set_params(max_iter=2, random_state=0), u, y)
+    lengths = [500, 100, 7, 93, 1, 99]
+
+    def answers():
+        posteriors = [model.posterior(u, y, lengths=lengths, mode=mode) for mode in ("smooth", "filter")]
+        return [model.predict(u, lengths=lengths), *posteriors, *model.decode(u, y, lengths=lengths)]
+
+    whole = answers()
+    monkeypatch.setattr(hiermm.expectation, "SCRATCH_BYTES", 70 * model._parameters().bytes_per_step())
+    monkeypatch.setattr(hiermm.expectation, "PIECE_STEPS", 110)
+    for before, after in zip(whole, answers()):
+        np.testing.assert_allclose(after, before, rtol=1e-11, atol=1e-14)
+    y = y.copy()
+    y[650, 0] = 1e200  # in the fourth sequence
+    for answer in (model.posterior, model.decode):
+        with pytest.raises(ImpossibleObservation, match="sequence 3, step 43"):
+            answer(u, y, lengths=lengths)
+
+
+def test_predicting_takes_memory_by_blocks():
+    """Rows of 400,000 steps would take 200 MB at once."""
+    rng = np.random.default_rng(0)
+    known = Gaussian.from_parameters(means=np.arange(8.0)[:, None], covariances=np.ones((8, 1)))
+    rows = {"coef": rng.normal(size=(8, 8, 1)), "intercept": rng.normal(size=(8, 8))}
+    model, u = IOHMM.from_parameters(initial=np.full(8, 1 / 8), emission=known, **rows), rng.normal(size=(400_000, 1))
+    tracemalloc.start()
+    mean = model.predict(u)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
+    np.testing.assert_allclose(mean[:1000], model.predict(u[:1000]), rtol=1e-12)
+    # The chain forgets: the last steps are those of a chain that started late.
+    np.testing.assert_allclose(mean[-500:], model.predict(u[-1000:])[-500:], rtol=1e-9)
