@@ -11,10 +11,9 @@ from functools import cached_property
 import numpy as np
 
 from hiermm.inference import Smoothed, Transitions, smooth
+from hiermm.operators import check_dense_size
 from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows, TableRows
 from hiermm.structure import PARENT, Structure
-
-MAX_DENSE_BYTES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -290,16 +289,6 @@ class Chain:
             rows = np.flatnonzero((ticks == pattern).all(axis=1))
             matrices[rows] = self.dense(packed if len(packed) == 1 else packed[rows], pattern)
         return matrices
-
-
-def check_dense_size(n_matrices, n_states):
-    """Raise MemoryError, stating the size, if n_matrices joint matrices would exceed 2 GiB."""
-    size = 8 * n_matrices * n_states**2
-    if size > MAX_DENSE_BYTES:
-        raise MemoryError(
-            f"{n_matrices} dense matrices of {n_states} x {n_states} joint states would take {size / 2**30:.1f} GiB "
-            f"(limit {MAX_DENSE_BYTES / 2**30:.0f} GiB); ask for fewer steps or states."
-        )
 
 
 def random_chain(structure, rng):

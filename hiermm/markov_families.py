@@ -5,11 +5,11 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from hiermm import inference
-from hiermm.chains import MAX_DENSE_BYTES
 from hiermm.emissions import NAMES
 from hiermm.expectation import plan
 from hiermm.labels import encode, learn_classes
 from hiermm.markov_base import MarkovModel
+from hiermm.operators import MAX_DENSE_BYTES
 from hiermm.sequences import Sequences, inputs_outputs, observations
 
 

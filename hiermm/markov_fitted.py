@@ -9,10 +9,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from hiermm import inference
-from hiermm.chains import Chain, check_dense_size
+from hiermm.chains import Chain
 from hiermm.emissions.base import BadRow, as_probabilities, check_shape
 from hiermm.expectation import Parameters, emitted, log_likelihoods, plan, refuse_impossible
-from hiermm.operators import Operators
+from hiermm.operators import Operators, check_dense_size
 from hiermm.rows import SoftmaxRows, TableRows
 
 
@@ -215,7 +215,7 @@ class FittedMarkov(BaseEstimator):
 
     @staticmethod
     def _operators(chain, sequences):
-        offsets = np.concatenate([[0], np.cumsum(sequences.lengths - 1)])
+        offsets = sequences.move_offsets
         if chain.constant and set(chain.periods) == {1}:
             return Operators(chain.joint().transpose(0, 2, 1), offsets)
         check_dense_size(int(offsets[-1]), chain.n_states)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 KINDS = ("stochastic", "jacobian")
+MAX_DENSE_BYTES = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,3 +138,13 @@ class Operators:
         if stop <= len(self.matrices):
             return self.matrices[start:stop]
         return self.matrices[np.arange(start, stop) % len(self.matrices)]
+
+
+def check_dense_size(n_matrices, n_states):
+    """Raise MemoryError, stating the size, if n_matrices dense matrices (n_states, n_states) would exceed 2 GiB."""
+    size = 8 * n_matrices * n_states**2
+    if size > MAX_DENSE_BYTES:
+        raise MemoryError(
+            f"{n_matrices} dense matrices of {n_states} x {n_states} states would take {size / 2**30:.1f} GiB "
+            f"(limit {MAX_DENSE_BYTES / 2**30:.0f} GiB); ask for fewer steps or states."
+        )

@@ -44,6 +44,11 @@ class Sequences:
         """Steps of each sequence, shape (n_sequences,)."""
         return np.diff(self.offsets)
 
+    @property
+    def move_offsets(self):
+        """Offsets of the moves from step to step, one fewer in each sequence than steps, shape (n_sequences + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths - 1)])
+
     def n_observed(self):
         """Return the number of steps at which at least one output is observed."""
         missing = 0

@@ -3,8 +3,8 @@
 import numpy as np
 
 from hiermm.emissions import covariance as cov
-from hiermm.emissions.base import as_parameter, check_at_least, cluster, soft_assignments, standardise, start_sample
-from hiermm.emissions.normal import NormalEmission, column_variance
+from hiermm.emissions.base import as_parameter, check_at_least, cluster, standardise, start_sample
+from hiermm.emissions.normal import NormalEmission
 
 
 class Gaussian(NormalEmission):
@@ -129,18 +129,8 @@ class Gaussian(NormalEmission):
         """
         self._check_options()
         outputs, inputs = start_sample(outputs, inputs, rng)
-        centre, variance = column_variance(outputs)
         labels = cluster(standardise(outputs), n_states, rng)
-        start = self._fitted(
-            means_=np.tile(centre, (n_states, 1)),
-            covariances_=cov.spread(self.covariance, np.maximum(variance, self.min_variance), n_states),
-        )
-        start = start.maximise(start.statistics(outputs, inputs, soft_assignments(labels, n_states)))
-        # Empty clusters share the overall mean: a larger jitter sets them apart.
-        size = np.where(np.bincount(labels, minlength=n_states) > 0, 0.1, 0.5)
-        deviation = np.sqrt(np.diagonal(start._covariance_matrices(), axis1=1, axis2=2))
-        jitter = size[:, None] * deviation * rng.standard_normal(start.means_.shape)
-        return start._fitted(means_=start.means_ + jitter)
+        return self._started(np.nanmean(outputs, axis=0)[:, None], labels, outputs, inputs, n_states, rng)
 
     def _check_options(self):
         super()._check_options()

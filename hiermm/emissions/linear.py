@@ -3,8 +3,8 @@
 import numpy as np
 
 from hiermm.emissions import covariance as cov
-from hiermm.emissions.base import as_parameter, check_at_least, check_shape, soft_assignments, standardise, start_sample
-from hiermm.emissions.normal import NormalEmission, column_variance
+from hiermm.emissions.base import as_parameter, check_at_least, check_shape, standardise, start_sample
+from hiermm.emissions.normal import NormalEmission
 
 
 class LinearGaussian(NormalEmission):
@@ -131,17 +131,7 @@ class LinearGaussian(NormalEmission):
         rest = np.nan_to_num(standardise(outputs - fitted), nan=0.0)
         x = np.concatenate([np.ones((len(rest), 1)), standardise(inputs)], axis=1)
         labels = min((clusterwise(x, rest, n_states, rng) for _ in range(3)), key=lambda attempt: attempt[0])[1]
-        _, variance = column_variance(outputs)
-        start = self._fitted(
-            coef_=np.tile(theta[:, 1:], (n_states, 1, 1)),
-            intercept_=np.tile(theta[:, 0], (n_states, 1)),
-            covariances_=cov.spread(self.covariance, np.maximum(variance, self.min_variance), n_states),
-        )
-        start = start.maximise(start.statistics(outputs, inputs, soft_assignments(labels, n_states)))
-        size = np.where(np.bincount(labels, minlength=n_states) > 0, 0.1, 0.5)
-        deviation = np.sqrt(np.diagonal(start._covariance_matrices(), axis1=1, axis2=2))
-        jitter = size[:, None] * deviation * rng.standard_normal(start.intercept_.shape)
-        return start._fitted(intercept_=start.intercept_ + jitter)
+        return self._started(theta, labels, outputs, inputs, n_states, rng)
 
     def _check_options(self):
         super()._check_options()

@@ -4,7 +4,7 @@ import numpy as np
 
 from hiermm._ext import load
 from hiermm.emissions import covariance as cov
-from hiermm.emissions.base import DEAD, Emission, as_parameter, check_at_least, check_shape
+from hiermm.emissions.base import DEAD, Emission, as_parameter, check_at_least, check_shape, soft_assignments
 
 kernels = load("emission")
 
@@ -113,6 +113,19 @@ class NormalEmission(Emission):
         cov.check_form(self.covariance)
         check_at_least("min_variance", self.min_variance, 0.0, strict=True)
         check_at_least("covariances_weight", self.covariances_weight, 0.0)
+
+    def _started(self, theta, labels, outputs, inputs, n_states, rng):
+        """Return a start: one M-step from coefficients theta (D, F) under softened labels, then jittered intercepts."""
+        _, variance = column_variance(outputs)
+        same = np.tile(theta, (n_states, 1, 1))
+        start = self._fitted(**self._arrays(same, cov.spread(self.covariance, variance, n_states)))
+        start = start.maximise(start.statistics(outputs, inputs, soft_assignments(labels, n_states)))
+        # Empty clusters share the overall mean: a larger jitter sets them apart.
+        size = np.where(np.bincount(labels, minlength=n_states) > 0, 0.1, 0.5)
+        deviation = np.sqrt(np.diagonal(start._covariance_matrices(), axis1=1, axis2=2))
+        moved = start._theta().copy()
+        moved[:, :, 0] += size[:, None] * deviation * rng.standard_normal(deviation.shape)
+        return start._fitted(**start._arrays(moved, start.covariances_))
 
     def _shaping(self):
         return {"covariance": self.covariance}

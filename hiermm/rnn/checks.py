@@ -75,13 +75,3 @@ def looks_like_classes(labels):
         return False
     observed = labels[np.isfinite(labels)]
     return len(observed) > 0 and type_of_target(observed) in ("binary", "multiclass")
-
-
-def check_size(n_maps, n_states, largest=2 << 30):
-    """Raise MemoryError, stating the size, if dense maps (n_maps, n_states, n_states) would exceed `largest` bytes."""
-    size = 8 * n_maps * n_states**2
-    if size > largest:
-        raise MemoryError(
-            f"{n_maps} maps of {n_states} x {n_states} take {size / 2**30:.1f} GiB (limit {largest / 2**30:.0f} GiB): "
-            "ask for the operators of shorter stretches."
-        )

@@ -9,8 +9,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from hiermm.labels import encode, learn_classes
-from hiermm.operators import Operators
-from hiermm.rnn.checks import check_size, looks_like_classes
+from hiermm.operators import Operators, check_dense_size
+from hiermm.rnn.checks import looks_like_classes
 from hiermm.rnn.network import Runner
 from hiermm.rnn.scaling import gaussian_log_likelihood
 from hiermm.sequences import inputs_outputs
@@ -145,8 +145,8 @@ class FittedNetwork(BaseEstimator):
         if X is None:
             raise ValueError("MultiscaleRNN is driven by inputs: operators needs X.")
         sequences = self._read_inputs(X, lengths)
-        offsets = np.concatenate([[0], np.cumsum(sequences.lengths - 1)])
-        check_size(int(offsets[-1]), max(network.delays) * network.size)
+        offsets = sequences.move_offsets
+        check_dense_size(int(offsets[-1]), max(network.delays) * network.size)
         return Operators(Runner(network, sequences).jacobians(theta), offsets, kind="jacobian")
 
     def credit_sources(self, X, y=None, *, lengths=None):
