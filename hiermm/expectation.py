@@ -19,6 +19,7 @@ SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small en
 PIECE_STEPS = 1 << 15  # steps in one piece, when memory allows more: small enough for caches and threads
 GROUP = 16  # sequences that the kernels take side by side, so pieces hold multiples of it where they can
 TINY = 1e-290
+RANGE = 1e-95  # of evidence, as in the kernels: below it, messages may have lost what matters
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
 
 
@@ -134,6 +135,18 @@ def plan(offsets, limit, wide):
     return pieces
 
 
+class LostState(ArithmeticError):
+    """The blocks of a long sequence cannot hand on a state that matters; the sequence is to be smoothed in one go."""
+
+
+def settled(function, piece):
+    """Return `function(piece)`, or that of the piece as one block if its blocks lose a state."""
+    try:
+        return function(piece)
+    except LostState:
+        return function(piece._replace(blocks=[(piece.lo, piece.hi)]))
+
+
 class ImpossibleObservation(ValueError):
     """No state can have produced an observation (every state gives it probability zero)."""
 
@@ -183,11 +196,14 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
         Whether `Block.xi` is wanted, in place of statistics.
     room : Room, optional
         Where `Block.gamma` may lie, then valid until the next block is asked for.
+
+    Raises
+    ------
+    LostState
+        Where blocks will not do (see `settled`); those that came before do not count.
     """
     chain, emission = parameters.chain, parameters.emission
     ends = _checkpoints(parameters, sequences, piece)
-    if ends is None:
-        piece, ends = piece._replace(blocks=[(piece.lo, piece.hi)]), [None]
     beta = None
     for (lo, hi), alpha_in in zip(reversed(piece.blocks), reversed(ends)):
         inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
@@ -202,6 +218,8 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
             r, moves, leaving = chain.smooth(inputs, ll, offsets, **where)
         refuse_impossible(r.status, lo + offsets[:-1], sequences)
         beta = r.before
+        if alpha_in is not None and r.status[0] > 0 and not alpha_in @ beta >= RANGE:
+            raise LostState
         yield Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, leaving, r.xi)
 
 
@@ -220,34 +238,33 @@ def posteriors_by_symbol(parameters, sequences, piece):
     return Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, None, None)
 
 
-def _sweep(parameters, sequences, piece):
-    """Yield (last filtered distribution, log-likelihood, status) of the blocks of a long sequence.
+def _sweep(parameters, sequences, piece, judged=False):
+    """Yield (last filtered distribution, log-likelihood) of the blocks of a long sequence.
 
-    Status is above 0 where a block was redone in log space or has lost a reachable state: it cannot hand its state on.
+    `judged`: the blocks will be smoothed afterwards, see `filter`.
+
+    Raises
+    ------
+    LostState
+        Where a block was redone in log space or has lost a reachable state: it cannot hand its state on.
     """
     alpha_in = None
     for lo, hi in piece.blocks:
         _, _, transitions, ll = emitted(parameters, sequences, lo, hi)
-        start = lo - piece.lo
-        alpha, loglik, status = filter(transitions, ll, np.array([0, hi - lo]), start=start, alpha_in=alpha_in)
-        if status[0] == 0 and _loses_state(transitions, ll, alpha, hi - piece.lo):
-            status[0] = 1
+        where = {"start": lo - piece.lo, "alpha_in": alpha_in, "judged": judged}
+        alpha, loglik, status = filter(transitions, ll, np.array([0, hi - lo]), **where)
+        refuse_impossible(status, np.array([lo]), sequences)
+        vouched = judged and transitions.flat
+        if status[0] > 0 or (not vouched and _loses_state(transitions, ll, alpha, hi - piece.lo)):
+            raise LostState
         alpha_in = alpha[-1].copy()
-        yield alpha_in, loglik[0], status
+        yield alpha_in, loglik[0]
 
 
 def _checkpoints(parameters, sequences, piece):
-    """Return the filtered distribution before each block (None for the first), or None where blocks cannot be used.
-
-    A block that loses a reachable state to underflow cannot hand it on; such a sequence is smoothed in one go.
-    """
-    ends = [None]
-    for (lo, _), (alpha, _, status) in zip(piece.blocks[:-1], _sweep(parameters, sequences, piece)):
-        refuse_impossible(status, np.array([lo]), sequences)
-        if status[0] > 0:
-            return None
-        ends.append(alpha)
-    return ends
+    """Return the filtered distribution before each block (None for the first)."""
+    before_last = piece._replace(blocks=piece.blocks[:-1])
+    return [None, *(alpha for alpha, _ in _sweep(parameters, sequences, before_last, judged=True))]
 
 
 def _loses_state(transitions, ll, alpha, stop):
@@ -301,7 +318,7 @@ class Expectation:
 
         def work():
             for number in todo:
-                values[number] = function(pieces[number])
+                values[number] = settled(function, pieces[number])
 
         helpers = [self._pool.submit(work) for _ in range(min(self._workers, len(pieces)) - 1)]
         try:
@@ -328,13 +345,14 @@ class Expectation:
             return posteriors(parameters, self.sequences, piece, room=room)
 
         def visit(piece):
-            loglik, moves, outputs = 0.0, {}, {}
+            loglik, moves, outputs, kept = 0.0, {}, {}, []
             for block in blocks(piece):
                 loglik += block.log_likelihood
                 _add(moves, block.moves)
                 _add(outputs, emission.statistics(block.outputs, block.inputs, block.gamma))
                 if keep:
-                    self._kept.setdefault(piece.lo, []).append(block._replace(moves=None))
+                    kept.append(block._replace(moves=None))
+            self._kept[piece.lo] = kept
             return loglik, moves, outputs
 
         loglik, moves, outputs = 0.0, {}, {}
@@ -385,13 +403,27 @@ def _add(total, part):
 
 def log_likelihoods(parameters, sequences):
     """Return the log-likelihood of each sequence, shape (m,); -inf where an observation is impossible."""
+
+    def forward(piece):
+        return sum(loglik for _, loglik in _sweep(parameters, sequences, piece))
+
+    def both_ways(piece):
+        return sum(block.log_likelihood for block in posteriors(parameters, sequences, piece))
+
+    def of_blocks(piece):
+        try:
+            return forward(piece)
+        except LostState:
+            return settled(both_ways, piece)
+
     values = []
     for piece in plan(sequences.offsets, *parameters.steps_at_once()):
-        if len(piece.blocks) > 1:
-            _, parts, statuses = zip(*_sweep(parameters, sequences, piece))
-            if not any(status[0] > 0 for status in statuses):
-                values.append(np.array([sum(parts)]))
-                continue
-        _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)
-        values.append(filter(transitions, ll, piece.offsets, keep=False)[1])
+        if len(piece.blocks) == 1:
+            _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)
+            values.append(filter(transitions, ll, piece.offsets, keep=False)[1])
+            continue
+        try:
+            values.append([of_blocks(piece)])
+        except ImpossibleObservation:
+            values.append([-np.inf])
     return np.concatenate(values)

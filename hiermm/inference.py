@@ -86,7 +86,7 @@ class Smoothed(NamedTuple):
     before: np.ndarray | None
 
 
-def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True):
+def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True, judged=False):
     """Run the forward recursion over packed sequences.
 
     Parameters
@@ -101,6 +101,9 @@ def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True):
         Filtered distribution of the step before the first row: the rows continue a sequence.
     keep : bool
         Whether to return the filtered distributions.
+    judged : bool
+        The same rows will be smoothed afterwards, which finds out whether underflow here took anything that matters.
+        One sequence; without meaning for chains of several levels.
 
     Returns
     -------
@@ -115,7 +118,7 @@ def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True):
     loglik, status = np.empty(m), np.empty(m, dtype=np.int64)
     a = transitions
     if a.flat:
-        _dense.forward(ll, offsets, a.initial, a.matrices(), a.index, alpha_in, alpha, loglik, status)
+        _dense.forward(ll, offsets, a.initial, a.matrices(), a.index, alpha_in, alpha, loglik, status, judged)
     else:
         structure = (a.sizes, a.parent, a.periods, a.columns, start)
         _multiscale.forward(ll, offsets, a.initial, a.rows, a.index, *structure, alpha_in, alpha, loglik, status)

@@ -7,7 +7,7 @@ import numpy as np
 from hiermm import em
 from hiermm.chains import chain_from_tables, random_chain
 from hiermm.emissions.base import standardise
-from hiermm.expectation import Expectation, Parameters, plan, posteriors
+from hiermm.expectation import Expectation, Parameters, plan, posteriors, settled
 from hiermm.sequences import BLOCK, Sequences
 
 GROW_STEPS = 50_000  # steps of data that growing looks at
@@ -114,12 +114,16 @@ def _moves(model, data):
     gamma = np.empty((data.n_steps, model.emission.n_states))
     k = model.chain.sizes[0]
     xi = np.empty((data.n_steps, k, k))
-    for piece in plan(data.offsets, *model.steps_at_once()):
+
+    def visit(piece):
         stop = piece.hi
         for block in posteriors(model, data, piece, steps=True):
             rows = slice(stop - len(block.gamma), stop)
             gamma[rows], xi[rows] = block.gamma, model.chain.level(block.xi, 0)[:, 0]
             stop = rows.start
+
+    for piece in plan(data.offsets, *model.steps_at_once()):
+        settled(visit, piece)
     return gamma, xi
 
 

@@ -159,3 +159,49 @@ def test_forward_says_when_plain_numbers_cannot_carry_on(dense):
     assert forward(dense, ll[:1], offsets_of([1]), initial, A)[2][0] == 2
     assert forward(dense, ll[:1], offsets_of([1]), initial, np.full((1, 2, 2), 0.5))[2][0] == 0
     assert forward(dense, np.zeros((1, 2)), offsets_of([1]), np.array([1.0, 0.0]), A)[2][0] == 0
+
+
+def fading(rng, N, power):
+    """A chain as EM makes them: most moves are far below the range that plain products stand."""
+    A = rng.dirichlet(np.ones(N), (1, N)) ** rng.uniform(1, power, (1, N, N))
+    A[0, np.arange(N), np.arange(N)] = 0.5
+    return A / A.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("alias", [False, True])
+@pytest.mark.parametrize("N", [2, 3, 5, 8, 11, 33])
+@pytest.mark.parametrize("lengths", [[60], [60] * 20, [5, 90, 33, 17, 64, 2] * 3])
+def test_tiny_transitions_need_no_logarithms(dense, N, lengths, alias):
+    rng = np.random.default_rng(N)
+    offsets, A = offsets_of(lengths), fading(rng, N, 300)
+    A[0, 0, 1], A[0, 1, 0] = 0.0, 1e-150
+    ll, initial = 2 * rng.standard_normal((offsets[-1], N)), np.full(N, 1 / N)
+    out = smooth(dense, ll.copy(), offsets, initial, A, steps=not alias, alias=alias)
+    alpha, _, _ = forward(dense, ll, offsets, initial, A)
+    xi = sum(assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-11).sum(0) for s in range(len(lengths)))
+    assert A[A > 0].min() < 1e-95 and not out["status"].any()
+    np.testing.assert_allclose(out["xi"][0], xi, rtol=0, atol=1e-10)
+    assert np.all(out["xi"][A == 0] == 0)
+    loglik, status = np.empty(len(lengths)), np.empty(len(lengths), np.int64)
+    dense.forward(ll, offsets, initial, A, None, None, None, loglik, status)
+    np.testing.assert_allclose(loglik, out["loglik"], rtol=1e-13)
+    assert not status.any()
+
+
+@pytest.mark.parametrize("alias", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_data_that_call_back_what_underflow_took(dense, seed, alias):
+    """Some sequences of a group favour, late, states that tiny transitions had ruled out; their neighbours do not."""
+    rng = np.random.default_rng(seed)
+    N, lengths = int(rng.integers(2, 9)), rng.integers(1, 40, size=16)
+    offsets, A = offsets_of(lengths), fading(rng, N, 300)
+    ll, initial = rng.standard_normal((offsets[-1], N)), rng.dirichlet(np.ones(N))
+    for s in np.flatnonzero(rng.random(16) < 0.4):
+        for row in rng.integers(offsets[s], offsets[s + 1], size=3):
+            ll[row] = -np.abs(rng.normal(scale=900, size=N))
+    out = smooth(dense, ll.copy(), offsets, initial, A, steps=not alias, alias=alias)
+    alpha, loglik, _ = forward(dense, ll, offsets, initial, A)
+    xi = sum(assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-10).sum(0) for s in range(16))
+    np.testing.assert_allclose(out["xi"][0], xi, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(loglik, out["loglik"], rtol=1e-12)
+    assert seed != 0 or set(out["status"]) == {0, 1}

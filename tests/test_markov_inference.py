@@ -7,10 +7,13 @@ import oracles
 import pytest
 from markov_cases import TRUE_A, driven_model, gaussian_model, quiet
 
+import hiermm.chains
 import hiermm.expectation
 from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
 from hiermm.emissions import Categorical, Gaussian, PoissonRegression
-from hiermm.expectation import ImpossibleObservation
+from hiermm.expectation import Expectation, ImpossibleObservation
+from hiermm.inference import smooth
+from hiermm.sequences import observations
 
 
 def test_hmm_agrees_with_enumeration():
@@ -102,6 +105,33 @@ def test_the_extinct_state_survives_blocks(monkeypatch):
     assert whole == pytest.approx(np.logaddexp(*b) + np.log(0.5), rel=1e-12)
     monkeypatch.setattr(hiermm.expectation, "SCRATCH_BYTES", 40 * model._parameters().bytes_per_step())
     assert model.log_likelihood(X) == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("calls_back", [False, True])
+def test_tiny_transitions_keep_their_blocks(calls_back, monkeypatch):
+    """Blocks serve as long as underflow takes nothing that matters; data that call it back want all steps at once."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 1)) + 3.0 * (np.arange(600)[:, None] // 50 % 2)
+    emission = Gaussian.from_parameters(means=[[0.0], [3.0], [40.0]], covariances=np.ones((3, 1)), covariance="diag")
+    transition = np.array([[0.9, 0.1, 0.0], [0.1, 0.9 - 1e-300, 1e-300], [1e-300, 0.0, 1.0]])
+    if calls_back:  # nothing but ending in the third state explains these, and nothing before lets one expect it
+        X[300:] = 40.0
+        transition = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.0, 1.0]])
+    model = HMM.from_parameters(initial=[0.4, 0.3, 0.3], transition=transition, emission=emission)
+    parameters, data = model._parameters(), observations(X)
+    with Expectation(data) as expectation:
+        whole = expectation.statistics(parameters)
+    monkeypatch.setattr(hiermm.expectation, "SCRATCH_BYTES", 40 * parameters.bytes_per_step())
+    shapes = []
+    monkeypatch.setattr(hiermm.chains, "smooth", lambda *a, **k: shapes.append(len(a[1])) or smooth(*a, **k))
+    with Expectation(data) as expectation:
+        cut = expectation.statistics(parameters)
+    assert cut[0] == pytest.approx(whole[0], rel=1e-12)
+    assert model.log_likelihood(X) == pytest.approx(whole[0], rel=1e-12)
+    for ours, theirs in zip(cut[1:], whole[1:]):
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-9, atol=1e-9)
+    assert (600 in shapes) == calls_back
 
 
 def test_impossible_observations():

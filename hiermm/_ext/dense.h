@@ -4,12 +4,23 @@
 
 #include "simd.h"
 
-/* Masses that scaled recursions may lose beside a mass of 1. Three such factors and the machine precision stay above
- * the smallest normal double, so a forward pass whose reachable states all keep this predicted mass is exact, and so
- * is the backward pass over the same steps. Below it, a sequence is redone in log space. */
+/* How scaled recursions stay exact. Numbers that fall out of the range of doubles beside a sum of 1 are lost.
+ *
+ * Forward only: three factors of RANGE and the machine precision stay above the smallest normal double, so a pass whose
+ * reachable states all keep a predicted mass of RANGE loses nothing that matters. Chains whose entries are all RANGE or
+ * more (`positive`) cannot lose anything.
+ *
+ * Forward and backward: probabilities of EM soon fall far below RANGE, and little of what is lost matters, because the
+ * data after it do not favour it by so much. So each predicted mass of a state that is not out of reach is raised by
+ * DUST, which is more than all that can be lost there: the forward rows are upper bounds. Where the evidence
+ * alpha_t . beta_t, messages with sums of about 1, is at least RANGE at every step, neither the dust nor what underflow
+ * took from the messages can have made up more than DUST / RANGE of any posterior.
+ *
+ * A sequence that cannot be done in this way is done in log space. */
 #define RANGE 1e-95
+#define DUST 1e-200
 #define LOG2 0.69314718055994530942
-enum { FINE = 0, REDONE = 1, CANNOT_CONTINUE = 2, REDO = 4, NO_MEMORY = 8 };
+enum { FINE = 0, REDONE = 1, CANNOT_CONTINUE = 2, REDO = 4, NO_MEMORY = 8, CANNOT_TELL = 16 };
 
 typedef struct {
     int64_t N, NP;         /* states; the same rounded up to whole vectors */
@@ -30,6 +41,7 @@ typedef struct {
     const double *alpha_in, *beta_in;  /* (N,) or NULL */
     double *gamma;                     /* (T, N): smoothed, or filtered when only the forward pass is asked for */
     double *xi, *xi_steps, *beta_out;  /* (L, N, N), (T, N, N), (N,) */
+    int dust;                          /* forward only: a smoother will go back over these steps and judge */
     double loglik;
 } Run;
 

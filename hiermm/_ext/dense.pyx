@@ -34,10 +34,12 @@ cdef extern from "dense_plan.h" nogil:
         double *xi
         double *xi_steps
         double *beta_out
+        int dust
 
     ctypedef struct Symbols:
         int64_t M
         const double *of
+        double *gamma
         double *first
         int unknown
 
@@ -46,7 +48,7 @@ cdef extern from "dense_plan.h" nogil:
     int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
                 int64_t *status, Symbols *symbols)
     int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t m, double *loglik, int64_t *status,
-                    Symbols *s, double *sums)
+                    Symbols *s)
 
 cdef extern from "dense_viterbi.h" nogil:
     int64_t viterbi_scratch(const Chain *c, int64_t T)
@@ -109,11 +111,14 @@ def forward(const double[:, ::1] ll,            # IN (n, N)
             const double[::1] alpha_in,         # IN (N,) or None
             double[:, ::1] alpha,               # OUT (n, N) or None
             double[::1] loglik,                 # OUT (m,)
-            int64_t[::1] status):               # OUT (m,)
+            int64_t[::1] status,                # OUT (m,)
+            bint judged=False):
     """Filter: `alpha[k]` is the distribution of the state at row k given the rows of its sequence up to k.
 
     With `alpha_in` (one sequence only) row 0 continues from that filtered distribution instead of `initial`, and
-    `loglik` is that of the block given what came before. `alpha` may be the same memory as `ll`.
+    `loglik` is that of the block given what came before. `alpha` may be the same memory as `ll`. `judged` (one
+    sequence only): `smooth` will go over the same rows and say whether what underflow takes from here matters, so
+    masses that are small are no reason for log space.
     """
     cdef int64_t n = ll.shape[0], N = ll.shape[1], m = offsets.shape[0] - 1
     cdef Chain c
@@ -126,9 +131,12 @@ def forward(const double[:, ::1] ll,            # IN (n, N)
     check("status", status, (m,))
     if alpha_in is not None and m != 1:
         raise ValueError(f"alpha_in continues one sequence, got {m}")
+    if judged and m != 1:
+        raise ValueError(f"judged is for one sequence, got {m}")
     c = chain(N, initial, A, index)
     memset(&r, 0, sizeof(Run))
     r.ll = &ll[0, 0]
+    r.dust = judged
     if alpha_in is not None:
         r.alpha_in = &alpha_in[0]
     if alpha is not None:
@@ -231,9 +239,10 @@ def smooth_symbols(const double[:, ::1] table,      # IN (M, N)
     r.xi = &xi[0, 0, 0]
     s.M = M
     s.of = &symbols[0]
+    s.gamma = &gamma[0, 0]
     s.first = &first[0, 0]
     with nogil:
-        enough = run_symbols(&c, &r, &offsets[0], m, &loglik[0], &status[0], &s, &gamma[0, 0])
+        enough = run_symbols(&c, &r, &offsets[0], m, &loglik[0], &status[0], &s)
     if not enough:
         raise MemoryError("no memory for the scratch of the smoother")
     if s.unknown:

@@ -12,7 +12,8 @@ typedef struct {
     int64_t M, stride;             /* symbols; doubles from row to row of the tables */
     const double *of;              /* (n,) symbol of each packed step, NaN where it is missing */
     double *likelihood, *top;      /* (M + 2, stride) exp(ll - top), (M + 2,) */
-    double *sums;                  /* (M + 2, stride) OUT: posteriors summed by symbol */
+    double *sums;                  /* (M + 2, stride) posteriors of a group summed by symbol */
+    double *gamma;                 /* (M, N) OUT: those of all */
     double *first;                 /* (m, N) OUT: posteriors of first steps */
     int unknown;                   /* OUT: some symbol is none of 0 .. M - 1 */
 } Symbols;
@@ -25,6 +26,7 @@ typedef struct {
     double *gamma[MAX_LANES];      /* (T, N) each, or NULL */
     double loglik[MAX_LANES];      /* OUT */
     int doubtful[MAX_LANES];       /* OUT: to be done by other means; nothing was written or counted */
+    int spoilt;                    /* OUT: the way back found lanes doubtful, after it had written and counted */
     const double *apart;           /* (apart_rows, K): 1 where step t cannot be in state j, whatever the data */
     int64_t apart_rows;            /* the last row serves all later steps; 0 when all states are open */
     vd *lik, *alpha, *work, *marks; /* scratch, see lanes_scratch: rows, one step, checkpoints */

@@ -72,21 +72,26 @@ INLINE void lane_likelihoods(const int64_t K, const int NV, vd *x, vd *shift) {
     }
 }
 
-/* One step of the forward pass with likelihoods b; `least` collects the smallest predicted mass. */
-INLINE void lane_step(const int64_t K, const int NV, const Chain *c, const double *apart, const vd *before, vd *b,
-                      const vd *scale, vd *a, vd *least) {
+/* One step of the forward pass with likelihoods b, which become 0 for states `apart` (NULL: there are none). Masses get
+ * dust, or `least` collects the smallest. */
+INLINE void lane_step(const int64_t K, const int NV, const Chain *c, const double *apart, int dust, const vd *before,
+                      vd *b, const vd *scale, vd *a, vd *least) {
     lane_product(K, NV, c->rows, c->NP, before, a);
-    if (!c->positive) {
-        for (int64_t k = 0; k < K; k++) {
-            vd closed = vset(apart ? apart[k] : 0.0);
-            for (int v = 0; v < NV; v++) {
-                least[v] = vmin(least[v], a[k * NV + v] * scale[v] + closed);
-                b[k * NV + v] *= vset(1.0) - closed;
-            }
+    if (c->positive) {
+        for (int64_t k = 0; k < K; k++)
+            for (int v = 0; v < NV; v++) a[k * NV + v] *= b[k * NV + v] * scale[v];
+        return;
+    }
+    for (int64_t k = 0; apart && k < K; k++)
+        for (int v = 0; v < NV; v++) b[k * NV + v] *= vset(1.0 - apart[k]);
+    for (int64_t k = 0; k < K; k++) {
+        for (int v = 0; v < NV; v++) {
+            vd mass = a[k * NV + v] * scale[v];
+            if (dust) mass += vset(DUST);
+            else least[v] = vmin(least[v], mass + vset(apart ? apart[k] : 0.0));
+            a[k * NV + v] = mass * b[k * NV + v];
         }
     }
-    for (int64_t k = 0; k < K; k++)
-        for (int v = 0; v < NV; v++) a[k * NV + v] *= b[k * NV + v] * scale[v];
 }
 
 /* What the forward pass carries from step to step, beside the last row of alpha. */
@@ -101,14 +106,15 @@ INLINE void lanes_end(Group *g, Pass *p, int64_t t, const vd *total) {
     for (; p->ending >= 0 && g->T[p->ending] == t + 1; p->ending--) {
         int v = p->ending / VL, l = p->ending % VL;
         g->loglik[p->ending] = p->shift[v][l] + p->exponent[v][l] * LOG2 + log(total[v][l]);
-        g->doubtful[p->ending] = !(p->smallest[v][l] >= RANGE) || !(p->least[v][l] >= RANGE);
+        g->doubtful[p->ending] |= !(p->smallest[v][l] >= RANGE) || !(p->least[v][l] >= RANGE);
     }
 }
 
 /* Forward pass over steps t0 .. t1 - 1 from the row `before` of alpha. keep: all rows stay, from the start of lik and
- * alpha on; otherwise BLOCK of them go round. */
+ * alpha on; otherwise BLOCK of them go round. dust: the way back will
+ * judge what is lost. */
 INLINE void lanes_forward(const int64_t K, const int NV, Group *g, Pass *pass, int64_t t0, int64_t t1,
-                          const vd *before, int keep) {
+                          const vd *before, int keep, int dust) {
     const Chain *c = g->c;
     const int64_t W = K * NV;
     Pass p = *pass;
@@ -124,7 +130,7 @@ INLINE void lanes_forward(const int64_t K, const int NV, Group *g, Pass *pass, i
         }
         if (t) {
             const double *apart = g->apart_rows ? g->apart + (t < g->apart_rows ? t : g->apart_rows - 1) * K : NULL;
-            lane_step(K, NV, c, apart, before, b, p.scale, a, p.least);
+            lane_step(K, NV, c, apart, dust, before, b, p.scale, a, p.least);
         } else {
             for (int64_t k = 0; k < K; k++)
                 for (int v = 0; v < NV; v++) a[k * NV + v] = vset(c->initial[k]) * b[k * NV + v];
@@ -177,13 +183,14 @@ static void lane_counts_2(int64_t K, int64_t rows, const vd *alpha, const vd *w,
 typedef struct {
     vd scale[MAX_NV], last[MAX_NV];
     double shortest;
+    vd least[MAX_NV]; /* smallest evidence */
 } Back;
 
 static Back back_start(const Group *g, int NV, int64_t K) {
     Back back = {.shortest = HUGE_VAL};
     for (int l = 0; l < NV * VL; l++) {
         double end = g->doubtful[l] ? -1.0 : (double)(g->T[l] - 1);
-        back.scale[l / VL][l % VL] = 1.0;
+        back.scale[l / VL][l % VL] = back.least[l / VL][l % VL] = 1.0;
         back.last[l / VL][l % VL] = end;
         back.shortest = end < back.shortest ? end : back.shortest;
     }
@@ -215,6 +222,10 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, 
                 evidence += joint;
                 sum += next;
             }
+            if (!c->positive) {
+                vi counts = vset((double)t) <= s.last[v];
+                s.least[v] = vmin(s.least[v], vselect(counts, evidence, vset(1.0)));
+            }
             vd norm = vset(1.0) / evidence;
             vd weight = (vd)((vi)(norm * s.scale[v]) & inside);
             for (int64_t k = 0; k < K; k++) {
@@ -231,6 +242,16 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, 
         if (g->counts) (NV == 1 ? lane_counts_1 : lane_counts_2)(K, rows, a, moves, g->counts);
     }
     *back = s;
+}
+
+/* Lanes whose evidence was too small somewhere are doubtful after all. */
+static void lanes_judge(Group *g, const Back *back) {
+    g->spoilt = 0;
+    for (int l = 0; l < g->lanes; l++) {
+        int lost = !g->doubtful[l] && !(back->least[l / VL][l % VL] >= RANGE);
+        g->doubtful[l] |= lost;
+        g->spoilt |= lost;
+    }
 }
 
 /* Filtered rows t0 .. t1 - 1, each divided by its sum, to the caller; uses the room of the likelihoods. */
@@ -272,6 +293,7 @@ static int64_t lanes_scratch(int64_t K, int64_t T) {
  * forward pass has kept. */
 INLINE void lanes_run(const int64_t K, const int NV, Group *g, int smooth, int keep) {
     const int64_t W = K * NV, T = g->T[0], S = kept_rows(K, NV, T), n = (T + S - 1) / S;
+    const int dust = smooth && !g->c->positive;
     Pass pass = {.ending = g->lanes - 1};
     Back back = {};
     for (int v = 0; v < NV; v++) pass.scale[v] = pass.least[v] = pass.smallest[v] = vset(1.0);
@@ -285,11 +307,12 @@ INLINE void lanes_run(const int64_t K, const int NV, Group *g, int smooth, int k
         } else if (q) {
             memcpy(pass.scale, mark + W, NV * sizeof(vd));
         }
-        lanes_forward(K, NV, g, &pass, t0, t1, mark, kept);
+        lanes_forward(K, NV, g, &pass, t0, t1, mark, kept, dust);
         if (q == n - 1 && smooth) back = back_start(g, NV, K);
         if (kept && smooth) lanes_backward(K, NV, g, &back, t0, t1);
         else if (kept) lanes_filtered(K, NV, g, t0, t1);
     }
+    if (smooth) lanes_judge(g, &back);
 }
 
 #define LANES_OF(K) \

@@ -6,33 +6,53 @@
 #include "dense_log.h"
 #include "dense_pair.h"
 
-/* Doubles of scratch for runs of up to T steps: likelihoods, filtered rows (and the row before), messages. */
-static int64_t one_scratch(const Chain *c, int64_t T, int smooth) {
-    int64_t pair = smooth && c->constant && c->positive;
-    return ((pair ? 3 : 2) * T + 3) * c->NP;
+/* Doubles of scratch for runs of up to T steps: likelihoods, filtered rows (and the row before), messages, and the rows
+ * of backward messages or of ll where gamma takes its place. */
+static int64_t one_scratch(const Chain *c, int64_t T, int smooth) { return ((smooth ? 3 : 2) * T + 3) * c->NP; }
+
+/* Is state j within reach at packed step k though its predicted mass is 0: has underflow taken it? */
+static int within_reach(const Chain *c, int64_t k, const char *alive, int64_t j) {
+    const double *A = step_matrix(c, k);
+    int found = 0;
+    for (int64_t i = 0; i < c->N; i++) found |= alive[i] && A[i * c->N + j] > 0;
+    return found;
+}
+
+/* The states that the data and the chain leave possible at step t, `alive` before it, from the predicted masses p.
+ * Likelihoods of the others become 0, so that they do not disturb the way back. Returns whether some mass is below
+ * RANGE; with dust none is. */
+static int one_reach(const Chain *c, const Run *r, int64_t t, int dust, double *p, double *b, char *alive) {
+    int64_t N = c->N;
+    int given = !t && !r->alpha_in, small = 0;
+    char *next = alive + N;
+    for (int64_t j = 0; j < N; j++) {
+        int reached = p[j] > 0 || (dust && !given && within_reach(c, r->start + t, alive, j));
+        if (dust && !given && reached) p[j] += DUST;
+        small |= !given && !(p[j] >= RANGE);
+        b[j] = reached ? b[j] : 0;
+        next[j] = reached && r->ll[t * N + j] > -HUGE_VAL;
+    }
+    memcpy(alive, next, (size_t)N);
+    return small;
 }
 
 /* Forward pass: lik and alpha (T, NP) receive the relative likelihoods and the filtered rows, each of these with a sum
- * in [1, 2); row -1 of alpha holds alpha_in. Where states can be out of reach, their likelihoods become 0, so that they
- * do not disturb the way back. `alive` tells which states the last row leaves possible.
- * Returns FINE, or REDO when the range of doubles does not suffice or a step is impossible. */
-static int one_forward(const Chain *c, Run *r, double *lik, double *alpha, char *alive) {
+ * in [1, 2); row -1 of alpha holds alpha_in. `alive`, room for 2 N, tells which states the last row leaves possible.
+ * dust: the way back will judge what is lost. Returns FINE, CANNOT_TELL when masses are small that may be lost ones, or
+ * REDO when the range of doubles does not suffice or a step is impossible. */
+static int one_forward(const Chain *c, Run *r, double *lik, double *alpha, char *alive, int dust) {
     int64_t N = c->N, NP = c->NP;
     double shift = 0, exponent = 0, total = 0;
-    int doubtful = 0;
+    int small = 0;
+    for (int64_t i = 0; r->alpha_in && i < N; i++) alive[i] = r->alpha_in[i] > 0;
     for (int64_t t = 0; t < r->T; t++) {
         double *p = alpha + t * NP, *b = lik + t * NP;
         double top = relative_likelihoods(N, NP, r->ll + t * N, b);
         if (!(top > -HUGE_VAL)) return REDO;
         shift += top;
-        int given = !t && !r->alpha_in;
-        if (given) memcpy(p, c->initial, (size_t)N * sizeof(double));
+        if (!t && !r->alpha_in) memcpy(p, c->initial, (size_t)N * sizeof(double));
         else predict(c, r->start + t, p - NP, p);
-        for (int64_t j = 0; !c->positive && j < N; j++) {
-            doubtful |= !given && !(p[j] >= RANGE);
-            alive[j] = p[j] > 0 && r->ll[t * N + j] > -HUGE_VAL;
-            b[j] = p[j] > 0 ? b[j] : 0;
-        }
+        if (!c->positive) small |= one_reach(c, r, t, dust, p, b, alive);
         vd sum = {};
         for (int64_t j = 0; j < NP; j += VL) {
             vd a = vload(p + j) * vload(b + j);
@@ -46,9 +66,7 @@ static int one_forward(const Chain *c, Run *r, double *lik, double *alpha, char 
         total *= scale;
     }
     r->loglik = shift + exponent * LOG2 + log(total);
-    if (!doubtful) return FINE;
-    int kept = nothing_lost(c, r, alpha, NP, 1);
-    return kept < 0 ? NO_MEMORY : kept ? FINE : REDO;
+    return small && !dust ? CANNOT_TELL : FINE;
 }
 
 /* Filtered rows, each divided by its sum. */
@@ -107,11 +125,11 @@ static void add_outer(int64_t N, int64_t NP, int64_t count, const double *a, con
     }
 }
 
-/* Backward pass from the message beta (NP,) at the last row. gamma receives the smoothed rows; lik turns into the rows
- * w with xi_t = A * (alpha_{t-1}' w_t); beta ends as the message before the first row if the run has such a row. */
-static void one_backward(const Chain *c, Run *r, double *lik, const double *alpha, double *beta) {
+/* Backward pass from the message beta (NP,) at the last row. gamma (unless NULL) receives the smoothed rows; lik turns
+ * into the rows w with xi_t = A * (alpha_{t-1}' w_t); beta ends as the message before the first row if the run has such
+ * a row. Returns 0 if the evidence leaves the range. */
+static int one_backward(const Chain *c, Run *r, double *lik, const double *alpha, double *beta) {
     int64_t N = c->N, NP = c->NP;
-    int by_step = r->xi_steps || (r->xi && !c->constant);
     double norm = 0, ignored = 0;
     for (int64_t j = 0; j < N; j++) norm += alpha[(r->T - 1) * NP + j] * beta[j];
     norm = 1 / norm;
@@ -123,6 +141,7 @@ static void one_backward(const Chain *c, Run *r, double *lik, const double *alph
             vd x = vload(beta + j), gamma = vload(a + j) * x * vset(norm), b = vload(w + j) * x;
             sum += b;
             vstore(w + j, b);
+            if (!r->gamma) continue;
             if (j + VL <= N) vstore(r->gamma + t * N + j, gamma);
             else vstore_part(r->gamma + t * N + j, N - j, gamma);
         }
@@ -132,10 +151,11 @@ static void one_backward(const Chain *c, Run *r, double *lik, const double *alph
         send_back(c, r->start + t, w, beta);
         for (int64_t j = 0; j < NP; j += VL) evidence += vload(before + j) * vload(beta + j);
         norm = 1 / hsum(evidence);
+        if (!(norm <= 1 / RANGE)) return 0;
         if (!r->xi && !r->xi_steps) continue;
         for (int64_t j = 0; j < NP; j += VL) vstore(w + j, vload(w + j) * vset(norm));
-        if (by_step) one_counts(c, r, t, before, w);
     }
+    return 1;
 }
 
 /* The message at the last row, its largest entry 1. Returns 0 if its evidence leaves the range. */
@@ -152,39 +172,59 @@ static int one_message(const Chain *c, const Run *r, const double *alpha, double
     return evidence >= RANGE;
 }
 
-/* The counts of a constant matrix, from the rows w in lik, and the message before the run, with sum 1. */
+/* The counts, from the rows w in lik, and the message before the run, with sum 1. */
 static void one_finish(const Chain *c, Run *r, const double *lik, const double *alpha, const double *beta) {
     int64_t N = c->N, NP = c->NP, first = r->alpha_in ? 0 : 1;
     if (r->xi && c->constant) add_outer(N, NP, r->T - first, alpha + (first - 1) * NP, lik + first * NP, c->A, r->xi);
+    if (r->xi_steps || (r->xi && !c->constant))
+        for (int64_t t = first; t < r->T; t++) one_counts(c, r, t, alpha + (t - 1) * NP, lik + t * NP);
     double total = 0;
     for (int64_t i = 0; r->beta_out && i < N; i++) total += beta[i];
     for (int64_t i = 0; r->beta_out && i < N; i++) r->beta_out[i] = beta[i] / total;
 }
 
-/* One run; smooth = 0: forward only, gamma (if any) receives the filtered rows. Returns its status. */
-static int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch) {
-    int64_t N = c->N, NP = c->NP;
-    double *lik = scratch, *alpha = lik + (r->T + 1) * NP, *beta = alpha + r->T * NP, *rows = beta + NP;
+/* One run forward only; gamma (if any) receives the filtered rows. Returns its status. */
+static int64_t one_filter(const Chain *c, Run *r, double *lik, double *alpha, double *beta) {
     char *alive = (char *)beta;
+    const double *last = alpha + (r->T - 1) * c->NP;
+    int state = one_forward(c, r, lik, alpha, alive, r->dust && !c->positive);
+    if (state == CANNOT_TELL && !r->gamma) { /* the likelihood alone: the way back may vouch for it */
+        if (one_forward(c, r, lik, alpha, alive, 1) == FINE && one_message(c, r, last, beta) &&
+            one_backward(c, r, lik, alpha, beta))
+            return FINE;
+        state = REDO;
+    }
+    if (state == CANNOT_TELL) {
+        int kept = nothing_lost(c, r, alpha, c->NP, 1);
+        if (kept < 0) return NO_MEMORY;
+        state = kept ? FINE : REDO;
+    }
+    if (state == REDO) return log_run(c, r, 0);
+    if (r->gamma) one_filtered(c, r, alpha);
+    return !r->dust && !c->positive && cannot_continue(c, alive, last) ? CANNOT_CONTINUE : FINE;
+}
+
+/* One run; smooth = 0: forward only. Returns its status. */
+static int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch) {
+    int64_t N = c->N, NP = c->NP, size = r->T * N;
+    double *lik = scratch, *alpha = lik + (r->T + 1) * NP, *beta = alpha + r->T * NP, *rows = beta + NP;
     memset(alpha - NP, 0, (size_t)(2 * NP) * sizeof(double));
     if (r->alpha_in) memcpy(alpha - NP, r->alpha_in, (size_t)N * sizeof(double));
-    if (smooth && c->constant && c->positive && !r->xi_steps && r->T > 1 && pair_run(c, r, lik, alpha, rows, beta)) {
+    if (!smooth) return one_filter(c, r, lik, alpha, beta);
+    if (c->constant && c->positive && !r->xi_steps && r->T > 1 && pair_run(c, r, lik, alpha, rows, beta)) {
         if (r->beta_out) send_back(c, r->start, beta, rows);
         one_finish(c, r, lik, alpha, rows);
         return FINE;
     }
-    int state = one_forward(c, r, lik, alpha, alive);
-    if (state == NO_MEMORY) return NO_MEMORY;
-    if (state == REDO) return log_run(c, r, smooth);
-    const double *last = alpha + (r->T - 1) * NP;
-    if (!smooth) {
-        int64_t status = !c->positive && cannot_continue(c, alive, last) ? CANNOT_CONTINUE : FINE;
-        if (r->gamma) one_filtered(c, r, alpha);
-        return status;
-    }
+    if (one_forward(c, r, lik, alpha, (char *)beta, !c->positive) != FINE) return log_run(c, r, 1);
     memset(beta, 0, (size_t)NP * sizeof(double));
-    if (!one_message(c, r, last, beta)) return log_run(c, r, smooth);
-    one_backward(c, r, lik, alpha, beta);
+    if (!one_message(c, r, alpha + (r->T - 1) * NP, beta)) return log_run(c, r, 1);
+    int in_place = r->gamma == r->ll;
+    if (in_place) memcpy(rows, r->ll, (size_t)size * sizeof(double));
+    if (!one_backward(c, r, lik, alpha, beta)) {
+        if (in_place) memcpy(r->gamma, rows, (size_t)size * sizeof(double));
+        return log_run(c, r, 1);
+    }
     one_finish(c, r, lik, alpha, beta);
     return FINE;
 }

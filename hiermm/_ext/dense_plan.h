@@ -50,8 +50,8 @@ static void spread_symbols(Symbols *s, int64_t N, const double *table, const dou
 static void collect_symbols(Symbols *s, int64_t N, const double *of, int64_t T, const double *gamma, double *first) {
     memcpy(first, gamma, (size_t)N * sizeof(double));
     for (int64_t t = 0; t < T; t++, gamma += N) {
-        double *sum = s->sums + symbol_row(s, of[t]) * s->stride;
-        for (int64_t j = 0; j < N; j++) sum[j] += gamma[j];
+        int64_t row = symbol_row(s, of[t]);
+        for (int64_t j = 0; row < s->M && j < N; j++) s->gamma[row * N + j] += gamma[j];
     }
 }
 
@@ -135,15 +135,58 @@ static int empty_lanes(Call *call, const Group *g, const Entry *e, int64_t count
     return 1;
 }
 
-/* Sequences e[0 .. count) side by side under a constant matrix. Returns 0 without memory. */
-static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV, int keep) {
+/* The sums of a group, which hold nothing of doubtful lanes, to those of the call. */
+static void add_group(const Call *call, const Group *g) {
+    const Chain *c = call->c;
+    const Symbols *s = call->symbols;
+    int64_t N = c->N;
+    for (int64_t q = 0; g->counts && q < N * N; q++) call->all->xi[q] += c->A[q] * hsum(g->counts[q]);
+    for (int64_t k = 0; s && k < s->M; k++)
+        for (int64_t j = 0; j < N; j++) s->gamma[k * N + j] += s->sums[k * s->stride + j];
+}
+
+static int any_doubtful(const Group *g) {
+    int found = 0;
+    for (int l = 0; l < g->lanes; l++) found |= g->doubtful[l];
+    return found;
+}
+
+/* Copies of the rows of all lanes, kept where gamma takes the place of ll, and the way back. */
+static void keep_rows(const Call *call, const Entry *e, int64_t count, double *kept, int back) {
+    for (int64_t l = 0; l < count; l++) {
+        int64_t size = e[l].T * call->c->N;
+        double *rows = call->all->gamma + call->offsets[e[l].s] * call->c->N;
+        if (back) memcpy(rows, kept, (size_t)size * sizeof(double));
+        else memcpy(kept, rows, (size_t)size * sizeof(double));
+        kept += size;
+    }
+}
+
+/* Sequences e[0 .. count) side by side under a constant matrix. If the way back finds that some of them cannot be done
+ * so, nothing of the group counts, and the others are done again without them. Returns 0 without memory. */
+static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV, int keep, double *kept) {
     int64_t N = call->c->N, rows = kept_rows(N, NV, e[0].T), segments = (e[0].T + rows - 1) / rows;
+    Symbols *s = call->symbols;
     fill_lanes(call, g, e, count);
     g->alpha = g->lik + rows * N * NV;
     g->work = g->alpha + rows * N * NV;
     g->marks = g->work + (BLOCK + 2) * N * NV;
     g->spare = (double *)(g->marks + segments * (N + 1) * NV);
-    lanes_group(NV, g, call->smooth, keep);
+    if (kept) keep_rows(call, e, count, kept, 0);
+    for (int smooth = call->smooth;;) {
+        if (g->counts) memset(g->counts, 0, (size_t)(N * N) * sizeof(vd));
+        if (s) memset(s->sums, 0, (size_t)((s->M + 2) * s->stride) * sizeof(double));
+        lanes_group(NV, g, smooth, keep || smooth);
+        if (!keep && !smooth && any_doubtful(g)) { /* likelihoods alone: the way back may vouch for them */
+            for (int l = 0; l < g->lanes; l++) g->doubtful[l] = 0;
+            smooth = 1;
+        } else if (g->spoilt) {
+            if (kept) keep_rows(call, e, count, kept, 1);
+        } else {
+            break;
+        }
+    }
+    add_group(call, g);
     return empty_lanes(call, g, e, count);
 }
 
@@ -184,30 +227,30 @@ static int run_side_by_side(Call *call, Entry *e) {
     int64_t N = c->N, table = c->positive ? 0 : 4 * N + 4;
     int keep = call->smooth || call->all->gamma, widest = N < 32 ? 2 : 1;
     Group g = {.c = c, .symbols = call->symbols};
-    double *apart = NULL;
-    int enough = 1;
+    double *apart = NULL, *kept = NULL;
+    int enough = 1, keeps = call->smooth && !c->positive && call->all->gamma && call->all->gamma == call->all->ll;
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
     g.lik = (vd *)simd_alloc(lanes_scratch(N, e[0].T) * VL);
     if (call->all->xi) g.counts = (vd *)simd_alloc(N * N * VL);
     if (table) apart = simd_alloc(table * N);
-    enough = g.lik && (g.counts || !call->all->xi) && (apart || !table);
-    if (enough && g.counts) memset(g.counts, 0, (size_t)(N * N) * sizeof(vd));
+    if (keeps) kept = simd_alloc((call->m < MAX_LANES ? call->m : MAX_LANES) * e[0].T * N);
+    enough = g.lik && (g.counts || !call->all->xi) && (apart || !table) && (kept || !keeps);
     if (enough && table) g.apart_rows = apart_table(c, apart, table);
     g.apart = apart;
     for (int64_t k = 0, count; enough && k < call->m; k += count) {
         int NV = call->m - k > VL ? widest : 1;
         count = call->m - k < NV * VL ? call->m - k : NV * VL;
         if (worth_lanes(c, e + k, count, NV)) {
-            enough = run_lanes(call, &g, e + k, count, NV, keep);
+            enough = run_lanes(call, &g, e + k, count, NV, keep, kept);
         } else {
             count = 1;
             enough = run_alone(call, e[k].s);
         }
     }
-    for (int64_t q = 0; enough && g.counts && q < N * N; q++) call->all->xi[q] += c->A[q] * hsum(g.counts[q]);
     free(g.lik);
     free(g.counts);
     free(apart);
+    free(kept);
     return enough;
 }
 
@@ -249,19 +292,17 @@ static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets,
 
 /* The smoother of steps known by symbol: `all->ll` (M, N) is the log-likelihood of each. Returns 0 without memory. */
 static int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t m, double *loglik, int64_t *status,
-                       Symbols *s, double *sums) {
+                       Symbols *s) {
     int64_t N = c->N, M = s->M, stride = s->stride = (N + VL - 1) / VL * VL, size = (M + 2) * stride;
     s->likelihood = simd_alloc(2 * size + M + 2);
     if (!s->likelihood) return 0;
     s->sums = s->likelihood + size;
     s->top = s->sums + size;
-    memset(s->sums, 0, (size_t)size * sizeof(double));
+    memset(s->gamma, 0, (size_t)(M * N) * sizeof(double));
     for (int64_t k = 0; k < M; k++) s->top[k] = relative_likelihoods(N, stride, all->ll + k * N, s->likelihood + k * stride);
     for (int64_t q = M * stride; q < size; q++) s->likelihood[q] = 1.0;
     s->top[M] = s->top[M + 1] = 0.0;
     int enough = run_all(c, all, 1, offsets, m, loglik, status, s);
-    for (int64_t k = 0; k < M; k++)
-        for (int64_t j = 0; j < N; j++) sums[k * N + j] = s->sums[k * stride + j];
     free(s->likelihood);
     return enough;
 }
