@@ -225,7 +225,6 @@ cdef void _close(Chain *c) noexcept:
     free(c.place)
     free(c.packing)
     free(c.memory)
-    free(c.exps)
     free(c.rows)
     free(c.log_memory)
     free(c.best)
@@ -244,13 +243,16 @@ cdef void _collect(const Chain *c, const double *x, double *out) noexcept nogil:
 
 
 cdef int _allocate_rows(Chain *c, Py_ssize_t rows, Py_ssize_t longest) except -1 nogil:
-    """Room for `rows` of alpha, and for the likelihoods of `longest` rows if they are not too many."""
+    """Room for `rows` of alpha, and for the likelihoods of `longest` rows if they are not too many.
+
+    It is one piece of memory: malloc keeps that for the next call where it gives two of them back to the system.
+    """
     c.keep_all = 0 < longest * c.width <= KEPT
-    c.exps = simd_alloc(max(longest if c.keep_all else 0, c.chunk) * c.width)
-    c.rows = simd_alloc(rows * c.padded)
-    if c.rows == NULL or c.exps == NULL:
+    c.rows = simd_alloc(rows * c.padded + max(longest if c.keep_all else 0, c.chunk) * c.width)
+    if c.rows == NULL:
         with gil:
             raise MemoryError
+    c.exps = c.rows + rows * c.padded
     return 0
 
 
