@@ -4,43 +4,50 @@
 
 #include "dense.h"
 
-/* log sum_i exp(x[i]) of `count` numbers. */
-static double log_sum(const double *x, int64_t count) {
-    double top = -HUGE_VAL, total = 0;
-    for (int64_t i = 0; i < count; i++) top = x[i] > top ? x[i] : top;
+/* log sum_i exp(x[i] + y[i]) of `count` numbers; y may be NULL. */
+static double log_sum(const double *x, const double *y, int64_t count) {
+    vd best = vset(-HUGE_VAL), total = {};
+    for (int64_t i = 0; i < count; i += VL) {
+        int64_t width = count - i < VL ? count - i : VL;
+        best = vmax(best, vload_part(x + i, width, -HUGE_VAL) + (y ? vload_part(y + i, width, 0.0) : (vd){}));
+    }
+    double top = hmax(best);
     if (!(top > -HUGE_VAL)) return -HUGE_VAL;
-    for (int64_t i = 0; i < count; i++) total += exp(x[i] - top);
-    return top + log(total);
+    for (int64_t i = 0; i < count; i += VL) {
+        int64_t width = count - i < VL ? count - i : VL;
+        vd z = vload_part(x + i, width, -HUGE_VAL) + (y ? vload_part(y + i, width, 0.0) : (vd){});
+        total += vexp_low(z - vset(top));
+    }
+    return top + log(hsum(total));
 }
 
-/* log A of packed step k, kept in `out` while the matrix stays the same. */
-static const double *log_matrix(const Chain *c, int64_t k, int64_t *held, double *out) {
-    int64_t which = matrix_of(c, k);
+/* log A of packed step k, or its transpose, kept in `out` while the matrix stays the same. */
+static const double *log_matrix(const Chain *c, int64_t k, int64_t *held, int transposed, double *out) {
+    int64_t which = matrix_of(c, k), N = c->N;
     if (which != *held) {
-        const double *A = c->A + which * c->N * c->N;
-        for (int64_t q = 0; q < c->N * c->N; q++) out[q] = log(A[q]);
+        const double *A = c->A + which * N * N;
+        for (int64_t i = 0; i < N; i++)
+            for (int64_t j = 0; j < N; j++) out[transposed ? j * N + i : i * N + j] = log(A[i * N + j]);
         *held = which;
     }
     return out;
 }
 
 /* Log-filtered distributions la (T, N), each with log-sum 0. Returns the step that is impossible, or T. */
-static int64_t log_forward(const Chain *c, Run *r, double *la, double *logA, double *terms) {
+static int64_t log_forward(const Chain *c, Run *r, double *la, double *logA, double *first) {
     int64_t N = c->N, held = -1;
     r->loglik = 0;
+    for (int64_t i = 0; r->alpha_in && i < N; i++) first[i] = log(r->alpha_in[i]);
     for (int64_t t = 0; t < r->T; t++) {
         double *a = la + t * N;
         if (!t && !r->alpha_in) {
             for (int64_t j = 0; j < N; j++) a[j] = log(c->initial[j]);
         } else {
-            const double *M = log_matrix(c, r->start + t, &held, logA);
-            for (int64_t j = 0; j < N; j++) {
-                for (int64_t i = 0; i < N; i++) terms[i] = (t ? a[i - N] : log(r->alpha_in[i])) + M[i * N + j];
-                a[j] = log_sum(terms, N);
-            }
+            const double *M = log_matrix(c, r->start + t, &held, 1, logA);
+            for (int64_t j = 0; j < N; j++) a[j] = log_sum(t ? a - N : first, M + j * N, N);
         }
         for (int64_t j = 0; j < N; j++) a[j] += r->ll[t * N + j];
-        double total = log_sum(a, N);
+        double total = log_sum(a, NULL, N);
         if (!(total > -HUGE_VAL)) {
             r->loglik = -HUGE_VAL;
             return t;
@@ -57,10 +64,12 @@ static void log_counts(const Chain *c, Run *r, int64_t t, const double *la, cons
     double *sum = r->xi ? r->xi + matrix_of(c, r->start + t) * N * N : NULL;
     double *step = r->xi_steps ? r->xi_steps + t * N * N : NULL;
     for (int64_t i = 0; i < N; i++) {
-        for (int64_t j = 0; j < N; j++) {
-            double joint = exp(la[i] + M[i * N + j] + w[j] - norm);
-            if (sum) sum[i * N + j] += joint;
-            if (step) step[i * N + j] = joint;
+        for (int64_t j = 0; j < N; j += VL) {
+            int64_t width = N - j < VL ? N - j : VL, q = i * N + j;
+            vd joint = vload_part(M + q, width, -HUGE_VAL) + vload_part(w + j, width, -HUGE_VAL);
+            joint = vexp_low(joint + vset(la[i] - norm));
+            if (sum) vstore_part(sum + q, width, vload_part(sum + q, width, 0.0) + joint);
+            if (step) vstore_part(step + q, width, joint);
         }
     }
 }
@@ -73,23 +82,20 @@ static int log_backward(const Chain *c, Run *r, const double *la, double *logA, 
     for (int64_t t = r->T - 1; t >= 0; t--) {
         const double *a = la + t * N;
         for (int64_t j = 0; j < N; j++) terms[j] = a[j] + lb[j];
-        double norm = log_sum(terms, N);
+        double norm = log_sum(terms, NULL, N);
         if (!(norm > -HUGE_VAL)) return 0;
         for (int64_t j = 0; j < N; j++) w[j] = r->ll[t * N + j] + lb[j];
         for (int64_t j = 0; j < N; j++) r->gamma[t * N + j] = exp(terms[j] - norm);
         if (!t && !r->alpha_in) break;
-        const double *M = log_matrix(c, r->start + t, &held, logA);
-        for (int64_t i = 0; i < N; i++) {
-            for (int64_t j = 0; j < N; j++) terms[j] = M[i * N + j] + w[j];
-            lb[i] = log_sum(terms, N);
-        }
+        const double *M = log_matrix(c, r->start + t, &held, 0, logA);
+        for (int64_t i = 0; i < N; i++) lb[i] = log_sum(M + i * N, w, N);
         double *before = terms + 2 * N;
         for (int64_t i = 0; i < N; i++) before[i] = t ? a[i - N] : log(r->alpha_in[i]);
         for (int64_t i = 0; i < N; i++) terms[i] = before[i] + lb[i];
-        norm = log_sum(terms, N);
+        norm = log_sum(terms, NULL, N);
         if (!(norm > -HUGE_VAL)) return 0;
         log_counts(c, r, t, before, M, w, norm);
-        double top = log_sum(lb, N);
+        double top = log_sum(lb, NULL, N);
         for (int64_t i = 0; i < N; i++) lb[i] -= top;
     }
     if (r->beta_out)
