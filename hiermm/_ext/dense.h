@@ -32,6 +32,7 @@ typedef struct {
     const double *A;       /* (L, N, N) */
     const int64_t *index;  /* matrix of each step, or NULL: matrix k (or the one there is) */
     double *rows, *cols;   /* constant chains: A and its transpose, (N, NP), padded with zeros; else NULL */
+    double *panels;        /* the same A for product_both, from PANELS_FROM states on: panel after panel of columns */
 } Chain;
 
 /* One sequence, or one block of it: steps start .. start + T - 1 of the packed arrays. Outputs may be NULL. */
@@ -64,17 +65,27 @@ static double smallest_entry(const double *A, int64_t size) {
     return smallest;
 }
 
+enum { PANELS_FROM = 56, WIDEST_PANEL = VL == 8 ? 8 : 4 };
+/* Vectors of the panel that begins where `left` of them remain. */
+INLINE int panel_width(int64_t left) { return left >= WIDEST_PANEL ? WIDEST_PANEL : left >= 4 ? 4 : 1; }
+
 /* Copies of a constant matrix and its transpose, padded with `fill`; returns 0 without memory. */
 static int chain_prepare(Chain *c, double fill) {
     int64_t N = c->N, NP = c->NP = (N + VL - 1) / VL * VL;
-    c->rows = c->cols = NULL;
+    c->rows = c->cols = c->panels = NULL;
     if (!c->constant) return 1;
-    c->rows = simd_alloc(2 * N * NP);
+    c->rows = simd_alloc((N < PANELS_FROM ? 2 : 3) * N * NP);
     if (!c->rows) return 0;
     c->cols = c->rows + N * NP;
     for (int64_t q = 0; q < 2 * N * NP; q++) c->rows[q] = fill;
     for (int64_t i = 0; i < N; i++)
         for (int64_t j = 0; j < N; j++) c->rows[i * NP + j] = c->cols[j * NP + i] = c->A[i * N + j];
+    if (N < PANELS_FROM) return 1;
+    double *to = c->panels = c->cols + N * NP;
+    for (int64_t j = 0, width; j < NP; j += width) {
+        width = panel_width((NP - j) / VL) * VL;
+        for (int64_t i = 0; i < N; i++, to += width) memcpy(to, c->rows + i * NP + j, (size_t)width * sizeof(double));
+    }
     return 1;
 }
 

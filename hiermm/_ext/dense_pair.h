@@ -6,7 +6,7 @@
 
 #include "dense.h"
 
-/* A panel of `wide` vectors of columns: p = x M there, and y gains (or, first, becomes) its part of M w. */
+/* A panel M (N, wide vectors) of columns: p = x M there, and y gains (or, first, becomes) its part of M w. */
 INLINE void panel_both(const int wide, int64_t N, int64_t NP, const double *M, const double *x, const double *w,
                        double *p, double *y, int first) {
     vd sum[8], right[8];
@@ -18,7 +18,7 @@ INLINE void panel_both(const int wide, int64_t N, int64_t NP, const double *M, c
         vd part[VL];
 #pragma GCC unroll 8
         for (int r = 0; r < VL; r++) {
-            const double *row = M + (i + r < N ? i + r : 0) * NP; /* x is 0 behind N, and nobody reads y there */
+            const double *row = M + (i + r < N ? i + r : 0) * wide * VL; /* x is 0 behind N, and nobody reads y there */
             vd left = vset(x[i + r]), dot = {};
 #pragma GCC unroll 8
             for (int v = 0; v < wide; v++) {
@@ -39,17 +39,19 @@ INLINE void panel_both(const int wide, int64_t N, int64_t NP, const double *M, c
 /* p = x M and y = M w (NP,) for a padded M (N, NP). A small M goes by its rows and its columns; a large one, whose reading
  * is what takes the time, in one sweep over both. */
 static void product_both(const Chain *c, const double *x, const double *w, double *p, double *y) {
-    enum { WIDE = VL == 8 ? 8 : 4 };
     int64_t N = c->N, NP = c->NP;
-    if (N < 56) {
+    if (!c->panels) {
         product_padded(N, NP, x, c->rows, p);
         product_padded(N, NP, w, c->cols, y);
         return;
     }
-    int64_t j = 0;
-    for (; j + WIDE * VL <= NP; j += WIDE * VL) panel_both(WIDE, N, NP, c->rows + j, x, w + j, p + j, y, !j);
-    for (; j + 4 * VL <= NP; j += 4 * VL) panel_both(4, N, NP, c->rows + j, x, w + j, p + j, y, !j);
-    for (; j < NP; j += VL) panel_both(1, N, NP, c->rows + j, x, w + j, p + j, y, !j);
+    for (int64_t j = 0, width; j < NP; j += width * VL) {
+        const double *M = c->panels + j * N;
+        width = panel_width((NP - j) / VL);
+        if (width == WIDEST_PANEL) panel_both(WIDEST_PANEL, N, NP, M, x, w + j, p + j, y, !j);
+        else if (width == 4) panel_both(4, N, NP, M, x, w + j, p + j, y, !j);
+        else panel_both(1, N, NP, M, x, w + j, p + j, y, !j);
+    }
 }
 
 /* One step of both recursions: a = (before A) l, b = A w, and the next w = b k. Rows of V vectors, or of any number
