@@ -76,8 +76,9 @@ def encode(labels, classes, offsets):
     if (found == -1.0).any():
         row = int(np.argmax(found == -1.0))
         i = int(np.searchsorted(offsets, row, side="right")) - 1
+        label = column[row : row + 1].tolist()[0]
         raise ValueError(
-            f"sequence {i}, step {row - offsets[i]}: label {column[row]!r} is not among the classes "
+            f"sequence {i}, step {row - offsets[i]}: label {label!r} is not among the classes "
             f"{classes.tolist()!r} seen in fit."
         )
     return found[:, None]

@@ -1,7 +1,7 @@
 """How every Markov model is fitted, and what fitting leaves behind; `FittedMarkov` holds what it answers then."""
 
 from dataclasses import replace
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -142,6 +142,8 @@ class MarkovModel(FittedMarkov):
         self._structure().check()
         check_counts("n_init", [self.n_init])
         check_counts("max_iter", [self.max_iter])
+        if not (self.n_jobs is None or isinstance(self.n_jobs, Integral)):
+            raise ValueError(f"n_jobs must be None or an integer, got {self.n_jobs!r}.")
         if not (isinstance(self.tol, Real) and self.tol >= 0):
             raise ValueError(f"tol must be a number of at least 0, got {self.tol!r}.")
         alpha = getattr(self, "alpha", 0)

@@ -33,6 +33,8 @@ class HMMFamily(MarkovModel):
         parts = X if isinstance(X, (list, tuple)) else [X]
         text = emission.discrete and any(np.asarray(part).dtype.kind in "OUS" for part in parts)
         sequences = observations(X, lengths, labels=text)
+        if lengths is None and sequences.form == "array" and _looks_like_lengths(y, sequences.n_steps):
+            raise ValueError("the second argument, y, is ignored here, and looks like lengths: give lengths=...")
         self._check_features(X, sequences.outputs.shape[1], reset)
         if not text:
             if reset:
@@ -92,6 +94,14 @@ class HMMFamily(MarkovModel):
             if hasattr(self, "classes_"):
                 outputs = self.classes_[outputs]
         return outputs, states
+
+
+def _looks_like_lengths(y, n_steps):
+    """Whether y must be lengths of sequences, as hmmlearn takes them in its place, and cannot be labels of steps."""
+    if y is None or np.ndim(y) != 1 or len(y) == n_steps:
+        return False
+    y = np.asarray(y)
+    return y.dtype.kind in "iu" and y.sum() == n_steps
 
 
 def _predicts_classes(model):

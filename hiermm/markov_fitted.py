@@ -182,7 +182,10 @@ class FittedMarkov(BaseEstimator):
         chain = self._parameters().chain
         if isinstance(states, (list, tuple)) and len(states) and np.ndim(states[0]):
             return [self.levels_of(part) for part in states]
-        return np.stack(np.unravel_index(np.asarray(states), chain.sizes), axis=-1)
+        states = np.asarray(states)
+        if states.dtype.kind not in "iu" or not ((states >= 0) & (states < chain.n_states)).all():
+            raise ValueError(f"states must be integers from 0 to {chain.n_states - 1}, got {states!r}.")
+        return np.stack(np.unravel_index(states, chain.sizes), axis=-1)
 
     # -- the chain itself --------------------------------------------------------------------------------------------
 

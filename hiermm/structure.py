@@ -1,11 +1,13 @@
 """The shape of a hidden chain: levels, time scales, clock, coupling."""
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 PARENT = {"slower": -1, "faster": 1, "none": 0}
 CLOCKS = ("sticky", "periodic")
+MAX_BYTES = 1 << 31  # largest chain
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,13 @@ class Structure:
     @property
     def n_states(self):
         """Number N of joint states."""
-        return int(np.prod(self.sizes))
+        return prod(self.sizes)
 
     @property
     def n_emission_rows(self):
         """Number of parameter rows of the emission."""
         levels = range(len(self.sizes)) if self.emission_levels is None else self.emission_levels
-        return int(np.prod([self.sizes[s] for s in levels]))
+        return prod(self.sizes[s] for s in levels)
 
     def parent(self, level):
         """Return the level that steers `level`, or None."""
@@ -77,6 +79,12 @@ class Structure:
             raise ValueError(f"clock must be one of {CLOCKS}, got {self.clock!r}.")
         if self.coupling not in tuple(PARENT):
             raise ValueError(f"coupling must be one of {tuple(PARENT)}, got {self.coupling!r}.")
+        size = 8 * (self.n_states + sum(r * k * k for r, k in self.shapes))
+        if size > MAX_BYTES:
+            raise ValueError(
+                f"n_states={self.sizes} makes {self.n_states} joint states, whose probabilities and rows would take "
+                f"{size / 2**30:.3g} GiB (limit {MAX_BYTES / 2**30:.0f} GiB)."
+            )
         self._check_timescales()
         levels = self.emission_levels
         known = range(len(self.sizes))

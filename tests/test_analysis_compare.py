@@ -119,6 +119,11 @@ def test_data_can_be_given_by_model(observed, peer):
     for wrong in [{"data": {"c": (observed, None)}}, {"extra": {"c": {}}}]:
         with pytest.raises(ValueError, match="'c' is not among the models"):
             an.compare({"a": peer}, observed, **wrong)
+    with pytest.raises(ValueError, match="models must be a dict of names and models, got a list"):
+        an.compare([peer], observed)
+    for lags in ("all", [1.5], [-1], []):
+        with pytest.raises(ValueError, match="lags must be non-negative whole numbers of steps"):
+            an.contraction(Operators.from_arrays(np.eye(2)), lags)
     with pytest.raises(ValueError, match="no model"):
         an.compare({}, observed)
 

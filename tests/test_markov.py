@@ -103,6 +103,14 @@ REFUSED = [
     (HMM(2, n_init=0), "n_init"),
     (HMM(2, max_iter=0), "max_iter"),
     (HMM(2, tol=-1), "tol"),
+    (HMM(10**6), "10{6},.* makes 10{6} joint states, .* 7.45e.03 GiB"),
+    (MultiscaleHMM((1000,) * 7, timescales=None), "makes 10{21} joint states"),
+    (HMM(2, n_jobs="all"), "n_jobs must be None or an integer, got 'all'"),
+    (HMM(2, emission=Gaussian(min_variance="small")), "^min_variance must hold numbers"),
+    (HMM(2, emission=Gaussian(means_prior=[1, 2], means_weight=1)), r"means_prior must have shape \(1,\), got \(2,\)"),
+    (HMM(2, emission=Gaussian(covariances_prior=-1, covariances_weight=1)), "covariances_prior is not .* semidefinite"),
+    (HMM(2, emission=Gaussian(covariances_prior=[1, 2], covariances_weight=1)), "covariances_prior must have shape"),
+    (HMM(2, emission=Categorical(10**9)), "n_symbols=1000000000 asks for .* 14.9 GiB"),
     (HMM(2, tol="small"), "tol must be a number of at least 0, got 'small'"),
     (HMM(2, algorithm="map"), 'algorithm must be "viterbi" or "posterior"'),
     (MultiscaleHMM((2, 2), algorithm="map"), 'algorithm must be "viterbi" or "posterior", got'),
@@ -131,6 +139,15 @@ def test_bad_hyperparameters_are_refused_in_fit(model, message):
         model.fit(np.zeros((10, 1)), np.zeros(10))
 
 
+def test_lengths_in_the_place_of_y_are_refused():
+    X = np.zeros((10, 1))
+    model = gaussian_model()
+    for call in [HMM(2).fit, model.fit, model.score, model.decode]:
+        with pytest.raises(ValueError, match="y, is ignored here, and looks like lengths: give lengths="):
+            call(X, [4, 6])
+    assert model.score(X, np.ones(10, dtype=int)) == model.score(X)  # labels of steps
+
+
 def test_bad_parameters_are_refused():
     emission = Gaussian.from_parameters(means=np.zeros((2, 1)), covariances=np.ones((2, 1)), covariance="diag")
     half = np.full((2, 2), 0.5)
@@ -138,7 +155,7 @@ def test_bad_parameters_are_refused():
         ({"initial": [1.5, -0.5]}, r"^initial_\[1\] = -0.5 is negative"),
         ({"initial": [0.5, 0.6]}, r"^initial_\[\] sums to 1.1|^initial_ sums to 1.1"),
         ({"initial": 0.5}, r"^initial must have 1 axes, got shape \(\)"),
-        ({"initial": "half"}, "^initial must be an array of numbers"),
+        ({"initial": "half"}, "^initial must hold numbers"),
         ({"transition": 0.5}, r"^transition_ must have shape \(2, 2\), got \(\)"),
         ({"transition": half * [[1.0], [1.1]]}, r"^transition_\[1\] sums to 1.1"),
         ({"transition": np.full((3, 3), 1 / 3)}, r"^transition_ must have shape \(2, 2\), got \(3, 3\)"),

@@ -191,6 +191,9 @@ def test_levels():
     shapes = [levels.shape for levels in model.levels_of(model.predict(parts))]
     assert shapes == [level.shape for level in model.level_posterior(parts, level=0)] == [(20, 2), (40, 2)]
     np.testing.assert_allclose(np.diagonal(model.transition_[0], axis1=1, axis2=2), 7 / 8, atol=1e-15)
+    for joint in ([6], [-1], [0.5], "a"):
+        with pytest.raises(ValueError, match="states must be integers from 0 to 5"):
+            model.levels_of(joint)
     for level in (2, -1, 0.5):
         with pytest.raises(ValueError, match="level must be 0 to 1"):
             model.level_posterior(X, level=level)

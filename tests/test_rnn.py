@@ -119,6 +119,9 @@ def test_long_sequences_need_little_memory():
         ({"validation_fraction": 1.0}, "validation_fraction must"),
         ({"max_iter": 0}, "max_iter must be"),
         ({"n_init": True}, "n_init must be"),
+        ({"learning_rate_init": "fast"}, "learning_rate_init must be a number, got 'fast'"),
+        ({"clip_norm": "a"}, "clip_norm must be None or positive"),
+        ({"callback": 3}, "callback must be None or a function, got 3"),
     ],
 )
 def test_hyperparameters_are_checked_in_fit(options, message):

@@ -1,6 +1,7 @@
 """Several models side by side: how well each predicts and how long each remembers."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,6 +112,8 @@ def compare(models, X=None, y=None, *, lengths=None, lags=LAGS, data=None, extra
     """
     lags = tuple(int(lag) for lag in check_lags(list(lags)))
     data, extra = data or {}, extra or {}
+    if not isinstance(models, Mapping):
+        raise ValueError(f"models must be a dict of names and models, got a {type(models).__name__}.")
     if not models:
         raise ValueError("there is no model to compare.")
     for name in [*data, *extra]:

@@ -223,7 +223,13 @@ class GradedWalk:
 def check_lags(lags):
     """Return lags as a 1-D int64 array, or say what is wrong with them."""
     array = np.atleast_1d(np.asarray(lags))
-    if array.ndim != 1 or array.size == 0 or not np.all(array == np.floor(array)) or (array < 0).any():
+    if (
+        array.ndim != 1
+        or array.size == 0
+        or array.dtype.kind not in "iuf"
+        or not np.all(array == np.floor(array))
+        or (array < 0).any()
+    ):
         raise ValueError(f"lags must be non-negative whole numbers of steps, got {lags!r}.")
     return array.astype(np.int64)
 

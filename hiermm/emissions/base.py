@@ -238,7 +238,7 @@ def as_floats(name, value):
     try:
         return np.array(value, dtype=np.float64, order="C")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+        raise ValueError(f"{name} must hold numbers: {error}") from None
 
 
 def as_parameter(name, value, ndim):
@@ -284,7 +284,7 @@ def as_probabilities(name, value, ndim=2, tolerance=1e-6):
 
 def check_at_least(name, value, low, strict=False):
     """Raise ValueError unless every entry of `value` is a number >= `low` (> `low` if `strict`)."""
-    value = np.asarray(value, dtype=np.float64)
+    value = as_floats(name, value)
     good = value > low if strict else value >= low
     if not np.all(good & np.isfinite(value)):
         raise ValueError(f"{name} must be finite and {'>' if strict else '>='} {low:g}, got {value}")

@@ -18,6 +18,7 @@ from hiermm.emissions.base import (
 )
 
 kernels = load("emission")
+MAX_BYTES = 1 << 31  # largest table of probabilities
 # log y! of the counts that nearly all data are made of.
 LOG_FACTORIALS = gammaln(np.arange(1.0, 257.0))
 
@@ -43,6 +44,25 @@ def check_symbols(name, outputs, n_symbols):
             f"symbol {outputs[bad]:g} is not among 0..{n_symbols - 1}; "
             "give n_symbols when later data may hold symbols that the training data lack",
         )
+
+
+def alphabet_size(outputs, n_symbols, n_states):
+    """Return the number of symbols M: `n_symbols`, or the largest in the outputs plus one (None).
+
+    Raises
+    ------
+    ValueError
+        If probabilities (N, M) would exceed 2 GiB; the message states the size.
+    """
+    M = int(np.nanmax(outputs)) + 1 if n_symbols is None else int(n_symbols)
+    size = 8 * n_states * M
+    if size > MAX_BYTES:
+        source = f"the symbol {M - 1} asks for" if n_symbols is None else f"n_symbols={n_symbols} asks for"
+        raise ValueError(
+            f"{source} {M} probabilities in each of {n_states} states, {size / 2**30:.3g} GiB (limit "
+            f"{MAX_BYTES / 2**30:.0f} GiB): number the symbols 0, 1, 2, ... without large gaps."
+        )
+    return M
 
 
 def log_factorials(counts):
@@ -148,7 +168,7 @@ class Categorical(Emission):
         self.check(outputs, inputs)
         if np.isnan(outputs).all():
             raise ValueError("cannot start: no observed values among the outputs")
-        M = int(np.nanmax(outputs)) + 1 if self.n_symbols is None else int(self.n_symbols)
+        M = alphabet_size(outputs, self.n_symbols, n_states)
         self._excess(M)
         counts = np.zeros((M, 1))
         for start in range(0, len(outputs), 100_000):

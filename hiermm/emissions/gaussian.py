@@ -3,7 +3,7 @@
 import numpy as np
 
 from hiermm.emissions import covariance as cov
-from hiermm.emissions.base import as_parameter, check_at_least, cluster, standardise, start_sample
+from hiermm.emissions.base import as_parameter, check_at_least, check_shape, cluster, standardise, start_sample
 from hiermm.emissions.normal import NormalEmission
 
 
@@ -146,5 +146,7 @@ class Gaussian(NormalEmission):
         return {"means_": theta[:, :, 0], "covariances_": covariances}
 
     def _ridge(self):
-        centre = np.broadcast_to(np.asarray(self.means_prior, dtype=np.float64), self.means_.shape[1:])
-        return np.array([float(self.means_weight)]), centre[:, None]
+        centre = as_parameter("means_prior", self.means_prior, (0, 1))
+        if centre.ndim:
+            check_shape("means_prior", centre, self.means_.shape[1:])
+        return np.array([float(self.means_weight)]), np.broadcast_to(centre, self.means_.shape[1:])[:, None]

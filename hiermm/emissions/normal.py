@@ -220,9 +220,12 @@ class NormalEmission(Emission):
         if self.covariances_prior is None:
             raise ValueError("covariances_weight > 0 needs covariances_prior")
         guess = as_parameter("covariances_prior", self.covariances_prior, (0, 1, 2))
+        if guess.ndim:
+            check_shape("covariances_prior", guess, (n_outputs,) * guess.ndim)
         if guess.ndim < 2:
             guess = np.diag(np.broadcast_to(guess, n_outputs))
-        check_shape("covariances_prior", guess, (n_outputs, n_outputs))
+        if not np.array_equal(guess, guess.T) or np.linalg.eigvalsh(guess)[0] < 0:
+            raise ValueError(f"covariances_prior is not symmetric and positive semidefinite: {guess.tolist()}")
         return float(self.covariances_weight), guess
 
     def log_prior(self):

@@ -9,7 +9,7 @@ import numpy as np
 from hiermm import newton
 from hiermm._ext import load
 from hiermm.emissions.base import Emission, as_parameter, check_at_least, column_scale, start_sample
-from hiermm.emissions.discrete import check_symbols
+from hiermm.emissions.discrete import alphabet_size, check_symbols
 
 softmax = load("softmax")
 
@@ -198,7 +198,7 @@ class Logistic(Regression):
         """
         self._check_options()
         self.check(outputs, inputs)
-        M = int(np.nanmax(outputs)) + 1 if self.n_symbols is None else int(self.n_symbols)
+        M = alphabet_size(outputs, self.n_symbols, n_states)
         outputs, inputs = start_sample(outputs, inputs, rng)
         counts = np.bincount(outputs[:, 0].astype(np.int64), minlength=M) + 1.0  # a start only: no symbol at -inf
         return self._spread_start(np.log(counts / counts.sum()), outputs, inputs, n_states, rng, jitter=1.0)

@@ -43,6 +43,9 @@ def check_hyperparameters(model):
             raise ValueError(f"{name} must be an integer of at least 1, got {getattr(model, name)!r}.")
     if model.batch_size != "auto" and not _is_count(model.batch_size):
         raise ValueError(f'batch_size must be "auto" or an integer of at least 1, got {model.batch_size!r}.')
+    for name in (*POSITIVE, "alpha", "tol", "momentum", "validation_fraction"):
+        if not isinstance(getattr(model, name), numbers.Real):
+            raise ValueError(f"{name} must be a number, got {getattr(model, name)!r}.")
     for name in POSITIVE:
         if not 0 < getattr(model, name) < np.inf:
             raise ValueError(f"{name} must be positive, got {getattr(model, name)!r}.")
@@ -51,10 +54,12 @@ def check_hyperparameters(model):
             raise ValueError(f"{name} must be at least 0, got {getattr(model, name)!r}.")
     if not 0 <= model.momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1), got {model.momentum!r}.")
-    if model.clip_norm is not None and not model.clip_norm > 0:
+    if model.clip_norm is not None and not (isinstance(model.clip_norm, numbers.Real) and model.clip_norm > 0):
         raise ValueError(f"clip_norm must be None or positive, got {model.clip_norm!r}.")
     if not 0 < model.validation_fraction < 1:
         raise ValueError(f"validation_fraction must lie between 0 and 1, got {model.validation_fraction!r}.")
+    if model.callback is not None and not callable(model.callback):
+        raise ValueError(f"callback must be None or a function, got {model.callback!r}.")
 
 
 def looks_like_classes(labels):
