@@ -230,8 +230,19 @@ class Chain:
 
         Softmax rows only. The expected log-probability of the moves rises by `slope` less `divergence` on the way.
         """
-        own = np.split(leaving, self._groups[1:-1], axis=1)
-        return np.array([a.divergence(b, inputs, part) for a, b, part in zip(self.rows, other.rows, own)])
+        return np.array([a.divergence(b, inputs, part) for a, b, part in self._by_level(other, leaving)])
+
+    def ranges(self, other, inputs, leaving):
+        """Return for each level what `divergence_bound` wants to know of some steps, shape (S, 2)."""
+        return np.array([a.ranges(b, inputs, part) for a, b, part in self._by_level(other, leaving)])
+
+    def divergence_bound(self, other, stats, ranges):
+        """Return for each level an upper bound of `divergence`, given the sum of `ranges` over all steps."""
+        levels = enumerate(zip(self.rows, other.rows, ranges))
+        return np.array([a.divergence_bound(b, self._of_level(stats, s), part) for s, (a, b, part) in levels])
+
+    def _by_level(self, other, leaving):
+        return zip(self.rows, other.rows, np.split(leaving, self._groups[1:-1], axis=1))
 
     def penalty(self):
         """Return the log prior of each level's rows, shape (S,)."""

@@ -21,17 +21,17 @@ def maximise(expectation, parameters, moves, outputs):
     """
     chain, emission = parameters.chain, parameters.emission
     goal = Parameters(chain.maximise(moves), emission.maximise(outputs))
-    if not emission.iterative and chain.surely_rises(goal.chain, *expectation.input_range):
+    if not emission.iterative and expectation.surely_rises(parameters, goal.chain, moves):
         return goal
     start = expectation.objective(parameters, parameters, moves)
     floor = start - ROUNDING * np.maximum(expectation.sequences.n_steps, np.abs(start))
-    fractions = np.ones(len(start))
+    fractions, trial = np.ones(len(start)), goal
     for _ in range(MAX_HALVINGS):
-        trial = parameters.between(goal, fractions)
         fell = ~(expectation.objective(parameters, trial, moves) >= floor)
         if not fell.any():
             return trial
         fractions[fell] /= 2
+        trial = parameters.between(goal, fractions)
     return parameters.between(goal, np.where(fell, 0.0, fractions))
 
 

@@ -127,8 +127,9 @@ def plan(offsets, limit, wide):
             blocks = list(zip(cuts[:-1].tolist(), cuts[1:].tolist()))
         else:
             within, most = np.searchsorted(offsets, [lo + steps, lo + wide], side="right") - 1 - i
-            count = within - within % GROUP if within >= GROUP else max(min(most, GROUP), 1)
-            j = min(i + int(count), stop)
+            if i + within < stop:
+                within = within - within % GROUP if within >= GROUP else max(min(most, GROUP), 1)
+            j = min(i + int(within), stop)
             blocks = [(lo, int(offsets[j]))]
         pieces.append(Piece(lo, int(offsets[j]), offsets[i : j + 1] - lo, blocks))
         i = j
@@ -361,6 +362,23 @@ class Expectation:
             _add(moves, part[1])
             _add(outputs, part[2])
         return float(loglik), moves, outputs
+
+    def surely_rises(self, parameters, goal, moves):
+        """Whether bounds show that going all the way to the chain `goal` lowers the objective of no level.
+
+        `parameters` and `moves` as for `objective`. True: no line search is needed; False: not known.
+        """
+        chain = parameters.chain
+        if chain.surely_rises(goal, *self.input_range):
+            return True
+        if not self._kept:
+            return False
+
+        def visit(piece):
+            return sum(chain.ranges(goal, block.inputs, block.leaving) for block in self._kept[piece.lo])
+
+        most = chain.divergence_bound(goal, moves, sum(self._map(visit, parameters)))
+        return bool((chain.slope(goal, moves) - most + goal.penalty() - chain.penalty() >= 0).all())
 
     def objective(self, parameters, candidate, moves):
         """Return the expected complete log-likelihood of `candidate` under the posteriors of `parameters`.

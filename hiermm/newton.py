@@ -18,6 +18,7 @@ import numpy as np
 DAMPING = 1e-12
 LONGEST_STEP = 12.0
 SURE_RANGE = 1.79
+FAR = 1.4
 
 
 def empty_sums(n_groups, n_destinations, n_features):
@@ -113,6 +114,28 @@ def surely_rises(intercept, coef, free, low, high):
     pairs = free[:, :, None] & free[:, None, :]
     ranges = np.abs(middle[:, :, None] - middle[:, None, :]) + sides
     return bool(np.max(ranges, where=pairs, initial=0.0) <= SURE_RANGE)
+
+
+def divergence_bound(curvature, everywhere, far):
+    """Return the least upper bound of a sum of divergences KL(p || p') that follows from three numbers.
+
+    Parameters
+    ----------
+    curvature : float
+        s'Hs of the change s of the parameters: the sum of the variances under p of the logits' changes.
+    everywhere, far : float
+        Sum over all steps of r^2 / 8, with r the range of the logits' changes, and over those with r > FAR.
+
+    Notes
+    -----
+    A divergence is at most r^2 / 8 (Hoeffding) and at most the variance times (e^r - r - 1) / r^2, which grows with r
+    (see `surely_rises`). The second bound serves the steps up to FAR, the first the others; or the first serves all.
+
+    References
+    ----------
+    Hoeffding, "Probability inequalities for sums of bounded random variables", JASA 58, 1963, lemma 1.
+    """
+    return min(everywhere, (np.exp(FAR) - FAR - 1.0) / FAR**2 * curvature + far)
 
 
 def centred(values, free):
@@ -215,7 +238,8 @@ def shared_softmax_point(slopes, intercept, free, stats, alpha):
     """
     G, M = intercept.shape
     n_features = slopes.shape[1] + 1
-    used = np.flatnonzero((stats["weight"] > 0) & (free.sum(axis=1) > 1))
+    n_free = np.where(stats["weight"] > 0, free.sum(axis=1), 0)
+    used = np.flatnonzero(n_free > 1)
     active = free.any(axis=0)
     if not len(used):
         return slopes, intercept
@@ -226,17 +250,19 @@ def shared_softmax_point(slopes, intercept, free, stats, alpha):
     matrix = _slope_system(common.reshape(M, n_features, M, n_features), others, alpha)
     diagonal = matrix.diagonal().copy()
     eliminated = []
-    for g in used:
-        own, sides, block = _intercept_system(stats, g, free[g], others)
+    for m in np.unique(n_free[used]):
+        groups = np.flatnonzero(n_free == m)
+        own, sides, block = _intercept_systems(stats, groups, free, others, int(m))
         solved = damped_solve(block, sides)
-        right = right - sides[:, 1:].T @ solved[:, :1]
-        matrix = matrix - sides[:, 1:].T @ solved[:, 1:]
-        eliminated.append((g, own, solved))
+        known = (np.swapaxes(sides[..., 1:], 1, 2) @ solved).sum(axis=0)
+        right = right - known[:, :1]
+        matrix = matrix - known[:, 1:]
+        eliminated.append((groups[:, None], own[:, :-1], solved))
     moved = damped_solve(matrix, right, diagonal)
     step = np.zeros((G, M, n_features))
     step[:, others[:-1], 1:] = moved.reshape(-1, n_features - 1)
-    for g, own, solved in eliminated:
-        step[g, own[:-1], 0] = (solved[:, :1] - solved[:, 1:] @ moved)[:, 0]
+    for groups, own, solved in eliminated:
+        step[groups, own, 0] = (solved[..., :1] - solved[..., 1:] @ moved)[..., 0]
     step = shorten(step, stats["moments"], axis=None)
     slopes = centred((slopes + step[0, :, 1:])[None], active[None])[0]
     moved_intercept = centred(intercept + step[..., 0], free)
@@ -252,11 +278,14 @@ def _slope_system(common, others, alpha):
     return block.reshape(len(some) * n_inputs, -1)
 
 
-def _intercept_system(stats, group, free, others):
-    """Return a group's destinations, its right-hand sides (gradient and cross terms) and its intercepts' curvature."""
+def _intercept_systems(stats, groups, free, others, m):
+    """Return destinations (g, m), right-hand sides (gradient and cross terms) and the intercepts' curvature.
+
+    Of groups (g,) that have m free destinations each.
+    """
     M, n_features = stats["gradient"].shape[1:]
-    own = _reference_last(free[None], stats["hessian"][group][None], int(free.sum()))[0]
-    block = stats["hessian"][group].reshape(M, n_features, M, n_features)[own[:-1], 0]
-    cross = block[:, others[:-1], 1:].reshape(len(own) - 1, -1)
-    sides = np.concatenate([stats["gradient"][group, own[:-1], :1], cross], axis=1)
-    return own, sides, block[:, own[:-1], 0]
+    own = _reference_last(free[groups], stats["hessian"][groups], m)
+    blocks = stats["hessian"].reshape(-1, M, n_features, M, n_features)[groups[:, None], own[:, :-1], 0]
+    cross = blocks[:, :, others[:-1], 1:].reshape(len(groups), m - 1, -1)
+    sides = np.concatenate([stats["gradient"][groups[:, None], own[:, :-1], :1], cross], axis=2)
+    return own, sides, np.take_along_axis(blocks[..., 0], own[:, None, :-1], axis=2)

@@ -397,21 +397,24 @@ class SoftmaxRows:
     def divergence(self, other, inputs, leaving):
         """Return the sum over steps and sources of leaving * KL(these rows || the rows of `other`), in nats.
 
-        Only the free transitions take part. The expected log-likelihood sum xi * log p changes, from these rows to
-        those of `other`, by `slope` less this.
-
-        Parameters
-        ----------
-        other : SoftmaxRows
-            Rows with the same forbidden transitions.
-        inputs : ndarray (n, P)
-            Inputs.
-        leaving : ndarray (n, R*K)
-            Expected counts of each step's free transitions, by source.
+        Only free transitions take part; `leaving` (n, R*K) are their expected counts by step and source. The expected
+        log-likelihood sum xi * log p changes, from these rows to those of `other`, by `slope` less this.
         """
         intercept, coef = self._change(other)
         mine = self._grouped(self.coef), self._grouped(self.intercept)
         return softmax.divergence(inputs, *mine, coef, intercept, self._stay, leaving)
+
+    def ranges(self, other, inputs, leaving):
+        """Return what `divergence_bound` wants to know of some steps, an array (2,); much cheaper than `divergence`."""
+        intercept, coef = self._change(other)
+        return np.array(softmax.ranges(inputs, coef, intercept, self._stay, leaving, newton.FAR))
+
+    def divergence_bound(self, other, stats, ranges):
+        """Return an upper bound of `divergence` from `statistics` and the sum of `ranges` over all steps."""
+        intercept, coef = self._change(other)
+        change = np.concatenate([intercept[..., None], coef], axis=-1).reshape(len(intercept), -1, 1)
+        curvature = np.swapaxes(change, 1, 2) @ stats["hessian"] @ change
+        return newton.divergence_bound(float(curvature.sum()), *ranges)
 
     def penalty(self):
         """Return the log prior of the slopes, -alpha/2 * sum of their squares, up to a constant."""

@@ -5,10 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from hiermm import IOHMM
+from hiermm import IOHMM, em
 from hiermm._ext import _cpu, load
 from hiermm.chains import Chain, chain_from_tables
+from hiermm.emissions import Gaussian
+from hiermm.expectation import Expectation, Parameters
 from hiermm.rows import SoftmaxRows
+from hiermm.sequences import Sequences
 from hiermm.structure import Structure
 
 VARIANTS = {"base": ["base"], "v3": ["base", "v3"], "v4": ["base", "v3", "v4"]}[_cpu.best()]
@@ -140,6 +143,32 @@ def test_a_fit_does_not_depend_on_company(transition):
         alone = IOHMM(3, **options).fit(X, y)
     np.testing.assert_allclose(together.history_, alone.history_, rtol=1e-10)
     assert (np.diff(together.history_) > -1e-12).all()
+
+
+def test_a_step_called_sure_does_rise():
+    """The bounds over the data say yes where the box of the inputs does not, and never where the objective falls."""
+    said = {True: 0, False: 0}
+    for seed in range(8):
+        chain, inputs, _, offsets = problem(3, 2, [50] * 9, seed=seed)
+        emission = Gaussian.from_parameters(
+            means=[[-1.0], [0.0], [1.0]], covariances=np.ones((3, 1)), covariance="diag"
+        )
+        parameters = Parameters(chain, emission)
+        model = IOHMM.from_parameters(
+            initial=np.full(3, 1 / 3), coef=-chain.rows[0].coef[0], intercept=np.zeros((3, 3)), emission=emission
+        )
+        outputs = np.concatenate([model.sample(inputs[a : a + 50], random_state=seed)[0] for a in offsets[:-1]])
+        with Expectation(Sequences(inputs, outputs.reshape(-1, 1), offsets)) as expectation:
+            for _ in range(6):
+                _, moves, sums = expectation.statistics(parameters)
+                goal = Parameters(parameters.chain.maximise(moves), parameters.emission.maximise(sums))
+                sure = expectation.surely_rises(parameters, goal.chain, moves)
+                start = expectation.objective(parameters, parameters, moves)
+                assert not sure or (expectation.objective(parameters, goal, moves) >= start).all()
+                if not parameters.chain.surely_rises(goal.chain, *expectation.input_range):
+                    said[sure] += 1
+                parameters = em.maximise(expectation, parameters, moves, sums)
+    assert said[True] > 5 and said[False] > 5
 
 
 def test_other_chains_do_not_go_side_by_side():

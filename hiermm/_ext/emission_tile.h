@@ -70,37 +70,38 @@ INLINE void FN(moments)(const int M, const int E, const int missing, long n, lon
 }
 
 /* With inputs: for one output, with x = [1, u] (F = P + 1) and rest = y - mean - slope u, adds
-   sum g rest^2 to sums[W], sum g rest x to the next F rows, and (if `gram`) sum g x x' (lower triangle by rows). */
+   sum g rest^2 to sums[W], sum g rest x to the next F rows, and (if `gram`) sum g x x' (lower triangle by rows).
+   Where F is known at compile time (F_) the running sums stay in registers. */
 INLINE void FN(regression)(const int M, const int F_, const int gram, long n, long D, long P, const double *restrict y,
                            const double *restrict u, const double *restrict slopes, const double *restrict gamma,
                            long stride, double *restrict sums)
 {
-    const long W = M * LANES, F = F_ ? F_ : P + 1;
+    const long W = M * LANES, F = F_ ? F_ : P + 1, rows = 1 + F + (gram ? F * (F + 1) / 2 : 0);
+    V few[15 * MAX_M], *s = F_ ? few : (V *)sums;
     P = F - 1;
+    for (long q = 0; F_ && q < rows * M; q++) s[q] = LOAD(sums + q * LANES);
     for (long t = 0; t < n; t++, y += D, u += P, gamma += stride) {
         if (*y != *y) continue;
         for (int m = 0; m < M; m++) {
             const double *r = slopes + m * LANES;
-            double *s = sums + m * LANES;
             const V g = LOAD(gamma + m * LANES);
             V rest = *y - LOAD(r);
             for (long p = 0; p < P; p++) rest -= LOAD(r + (3 + p) * W) * u[p];
             const V part = g * rest;
-            STORE(s, LOAD(s) + part * rest);
-            s += W;
-            STORE(s, LOAD(s) + part);
-            for (long p = 0; p < P; p++) STORE(s + (1 + p) * W, LOAD(s + (1 + p) * W) + part * u[p]);
+            long q = m;
+            s[q] += part * rest;
+            s[q += M] += part;
+            for (long p = 0; p < P; p++) s[q += M] += part * u[p];
             if (!gram) continue;
-            s += F * W;
-            STORE(s, LOAD(s) + g);
+            s[q += M] += g;
             for (long p = 0; p < P; p++) {
                 const V scaled = g * u[p];
-                s += (1 + p) * W;
-                STORE(s, LOAD(s) + scaled);
-                for (long q = 0; q <= p; q++) STORE(s + (1 + q) * W, LOAD(s + (1 + q) * W) + scaled * u[q]);
+                s[q += M] += scaled;
+                for (long o = 0; o <= p; o++) s[q += M] += scaled * u[o];
             }
         }
     }
+    for (long q = 0; F_ && q < rows * M; q++) STORE(sums + q * LANES, s[q]);
 }
 
 /* out[t, :] = table[symbol_t, :]; a missing symbol gives 0. Returns the first row whose symbol is none, or -1. */

@@ -93,24 +93,49 @@ INLINE vd vlog_normal(vd x) {
     return __builtin_convertvector(k, vd) * 0.6931471805599453 + (s * 2.0 + s * q * sum);
 }
 
-/* Logits of the free destinations into z[0..F-1]; returns their maximum. */
-INLINE vd logits(int64_t F, const vd *u, int64_t P, const double *coef, const double *intercept, vd *z) {
-    vd top = vset(-INFINITY);
+/* Logits of the free destinations into z[0..F-1]. */
+INLINE void logits(int64_t F, const vd *u, int64_t P, const double *coef, const double *intercept, vd *z) {
     for (int64_t f = 0; f < F; f++) z[f] = vset(intercept[f]);
     for (int64_t p = 0; p < P; p++)
         for (int64_t f = 0; f < F; f++) z[f] += u[p] * coef[f * P + p];
-    for (int64_t f = 0; f < F; f++) top = vmax(top, z[f]);
-    return top;
+}
+
+/* exp(x) for |x| <= NEAR. */
+#define NEAR 300.0
+INLINE vd exp_near(vd x) {
+    vd r, t = simd_reduce(x, &r);
+    return (vset(1.0) + (r + r * r * simd_exp_tail(r))) * simd_pow2(t);
+}
+
+/* Turns logits into exponentials relative to one of them, z[f] = exp(z[f] - *base), and returns their sum. The base is
+ * the first logit where all others are near it, so that its own exponential need not be worked out, else the largest. */
+INLINE vd exponentials(int64_t F, vd *z, vd *base) {
+    vd far = {0}, sum = vset(1.0);
+    for (int64_t f = 1; f < F; f++) {
+        vd gap = z[f] - z[0];
+        far = vmax(vmax(gap, 0.0 - gap), far);
+    }
+    if (vfirst(far > vset(NEAR)) == VL) {
+        *base = z[0];
+        for (int64_t f = 1; f < F; f++) sum += z[f] = exp_near(z[f] - *base);
+        z[0] = vset(1.0);
+        return sum;
+    }
+    vd top = z[0];
+    for (int64_t f = 1; f < F; f++) top = vmax(top, z[f]);
+    sum = (vd){0};
+    for (int64_t f = 0; f < F; f++) sum += z[f] = vexp_low(z[f] - top);
+    *base = top;
+    return sum;
 }
 
 INLINE void probabilities_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
                                        const double *intercept, double mass, vd *scratch, int64_t skip, vd *out,
                                        int64_t width) {
-    vd few[8], *z = F <= 8 ? few : scratch;
+    vd few[8], *z = F <= 8 ? few : scratch, base;
     for (int64_t k = 0; k < chunks; k++, u += P, out += width) {
-        vd top = logits(F, u, P, coef, intercept, z), sum = {0};
-        for (int64_t f = 0; f < F; f++) sum += z[f] = vexp_low(z[f] - top);
-        vd scale = mass / sum;
+        logits(F, u, P, coef, intercept, z);
+        vd scale = mass / exponentials(F, z, &base);
         for (int64_t f = 0; f < F; f++) out[column(f, skip)] = z[f] * scale;
     }
 }
@@ -127,21 +152,20 @@ static void group_probabilities(int64_t F, int64_t chunks, const vd *u, int64_t 
 INLINE void divergence_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
                             const double *intercept, const double *coef_change, const double *intercept_change,
                             vd *scratch, const vd *leaving, int64_t n_groups, vd *value) {
-    vd few[16], *z = F <= 8 ? few : scratch, *change = z + F, sum_value = {0};
+    vd few[24], *z = F <= 8 ? few : scratch, *change = z + F, *moved = change + F;
+    vd ratio[BLOCK_CHUNKS], sum_value = {0}; /* logarithms apart: side by side they need not wait for each other */
     for (int64_t k = 0; k < chunks; k++, u += P, leaving += n_groups) {
-        vd top = logits(F, u, P, coef, intercept, z), new_top = vset(-INFINITY);
+        vd base, new_base, mean = {0};
+        logits(F, u, P, coef, intercept, z);
         logits(F, u, P, coef_change, intercept_change, change);
-        for (int64_t f = 0; f < F; f++) new_top = vmax(new_top, z[f] + change[f]);
-        vd sum = {0}, new_sum = {0}, mean = {0};
-        for (int64_t f = 0; f < F; f++) {
-            vd e = vexp_low(z[f] - top);
-            sum += e;
-            mean += e * change[f];
-            new_sum += vexp_low(z[f] + change[f] - new_top);
-        }
-        vd scale = 1.0 / sum;
-        sum_value += *leaving * ((new_top - top) + vlog_normal(new_sum * scale) - mean * scale);
+        for (int64_t f = 0; f < F; f++) moved[f] = z[f] + change[f];
+        vd scale = 1.0 / exponentials(F, z, &base), sum = exponentials(F, moved, &new_base);
+        for (int64_t f = 0; f < F; f++) mean += z[f] * change[f];
+        ratio[k] = sum * scale;
+        sum_value += *leaving * ((new_base - base) - mean * scale);
     }
+    leaving -= chunks * n_groups;
+    for (int64_t k = 0; k < chunks; k++, leaving += n_groups) sum_value += *leaving * vlog_normal(ratio[k]);
     *value += sum_value;
 }
 
@@ -154,14 +178,42 @@ static void group_divergence(int64_t F, int64_t chunks, const vd *u, int64_t P, 
             n_groups, value)
 }
 
-/* Log-normaliser, top + log sum exp(z - top), of every step of a block into out[k * width]. */
+INLINE void ranges_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef_change,
+                        const double *intercept_change, double far, vd *scratch, const vd *leaving, int64_t n_groups,
+                        vd *sums) {
+    vd few[8], *change = F <= 8 ? few : scratch, all = {0}, some = {0};
+    for (int64_t k = 0; k < chunks; k++, u += P, leaving += n_groups) {
+        logits(F, u, P, coef_change, intercept_change, change);
+        vd low = change[0], high = change[0];
+        for (int64_t f = 1; f < F; f++) {
+            low = vmin(low, change[f]);
+            high = vmax(high, change[f]);
+        }
+        vd range = high - low, most = *leaving * (range * range) * 0.125;
+        all += most;
+        some += (vd)((vi)most & (vi)(range > vset(far)));
+    }
+    sums[0] += all;
+    sums[1] += some;
+}
+
+/* Adds sum_k leaving[k * n_groups] r^2 / 8 to sums[0], r the range of the logits' changes, and to sums[1] those with
+ * r > far; a partial sum a lane. */
+static void group_ranges(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef_change,
+                         const double *intercept_change, double far, vd *scratch, const vd *leaving,
+                         int64_t n_groups, vd *sums) {
+    BY_SIZE(F, ranges_body, chunks, u, P, coef_change, intercept_change, far, scratch, leaving, n_groups, sums)
+}
+
+/* Log-normaliser, base + log sum exp(z - base), of every step of a block into out[k * width]. */
 INLINE void normalizer_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
                                     const double *intercept, vd *scratch, vd *out, int64_t width) {
     vd few[8], *z = F <= 8 ? few : scratch;
     for (int64_t k = 0; k < chunks; k++, u += P, out += width) {
-        vd top = logits(F, u, P, coef, intercept, z), sum = {0};
-        for (int64_t f = 0; f < F; f++) sum += vexp_low(z[f] - top);
-        *out = top + vlog_normal(sum);
+        vd base;
+        logits(F, u, P, coef, intercept, z);
+        vd sum = exponentials(F, z, &base);
+        *out = base + vlog_normal(sum);
     }
 }
 
