@@ -371,7 +371,7 @@ class Expectation:
         chain = parameters.chain
         if chain.surely_rises(goal, *self.input_range):
             return True
-        if not self._kept:
+        if not all(self._kept.values()):  # then posteriors would have to be computed again
             return False
 
         def visit(piece):
