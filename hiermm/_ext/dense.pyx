@@ -4,11 +4,12 @@ n packed steps of m sequences (`offsets`), N states. `A` (L, N, N) holds the tra
 (L = 1, `index` None), one a step (`index` None: `A[k]` is the move into packed row k; the rows that begin a sequence
 are not used), or `A[index[k]]`. Log-likelihoods are in nats and may be -inf; outputs belong to the caller.
 
-Status of a sequence: 0 fine; 1 computed again in log space, because a state that the chain can reach had fallen out of
-the range of doubles beside the others (the result is exact all the same); -1-t impossible at its step t
-(log-likelihood -inf, rows 0, no counts), with t = its length when only `beta_in` makes it so. `forward` adds 2 when
-the last filtered row, held as plain numbers, could not carry the sequence on without losing such a state: then a
-sequence cut into blocks here would not equal the whole.
+Status of a sequence: 0 fine; 1 computed again in log space, because states may have fallen out of the range of doubles
+beside the others and mattered (the result is exact all the same); -1-t impossible at its step t (log-likelihood -inf,
+rows 0, no counts), with t = its length when only `beta_in` makes it so. `forward` adds 2 when the last filtered row,
+held as plain numbers, could not carry the sequence on without losing such a state: then a sequence cut into blocks
+here would not equal the whole. How the kernels know is said in dense.h: posteriors are within 1e-100 of those without
+underflow, zeros of the parameters stay zeros in all counts, and a state that only the data rule out may keep as much.
 """
 
 from libc.math cimport INFINITY
