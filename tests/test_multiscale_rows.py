@@ -1,5 +1,7 @@
 """Chains whose rows are made whole, many at a time: every size that has such loops, and rows that leave them."""
 
+import itertools
+
 import dense_calls
 import numpy as np
 import oracles_multiscale as om
@@ -8,7 +10,7 @@ from cases_multiscale import Case, assert_exact, ms
 
 from hiermm._ext import load
 
-SIZES = [(2, 2), (2, 3), (2, 4), (3, 2), (3, 3), (3, 4), (4, 2), (4, 3), (4, 4), (2, 2, 2), (3, 3, 3), (4, 4, 4)]
+SIZES = [*itertools.product((2, 3, 4)), *itertools.product((2, 3, 4), repeat=2), (2, 2, 2), (3, 3, 3), (4, 4, 4)]
 NOTHING = {"xi_steps": None, "gamma_emit": None, "gamma_first": None}
 
 

@@ -1,7 +1,7 @@
-/* Whole rows of the scaled recursions, for small chains under the coupling "slower": what levels.h and likelihood.h do one
- * after the other through memory, with all sizes known to the compiler, so that a row stays in registers from one level
- * to the next and the likelihoods of a row are made while the row before is still on its way. Only rows in range are made
- * here; a row that needs care is left to the recursions of multiscale_scaled.pxi. */
+/* Whole rows of the scaled recursions, for small chains under the coupling "slower": what levels.h and likelihood.h do
+ * one after the other through memory, with all sizes known to the compiler, so that a row stays in registers from one
+ * level to the next and the likelihoods of a row are made while the row before is still on its way. Only rows in range
+ * are made here; a row that needs care is left to the recursions of multiscale_scaled.pxi. */
 #ifndef HIERMM_LEVELS_SAME_H
 #define HIERMM_LEVELS_SAME_H
 
@@ -9,7 +9,8 @@
 
 enum { SAME_VECTORS = 256 / VL }; /* the most that these chains have */
 
-/* What all rows share. A row is in range if no state is predicted with less than `faint`, and products sum to `weak`. */
+/* What all rows share. A row is in range if no state is predicted with less than `faint`, and products sum to at least
+ * `weak`. */
 typedef struct {
     const Level *levels;
     const Shape *shapes;
@@ -26,22 +27,24 @@ typedef struct {
     double total, power, exponent, shift;
 } Scale;
 
-/* A chain of up to four levels of 2 to 4 values is known by its sizes as digits, slowest first: 34 is a level of 3 values
- * over one of 4. Below, `sizes` and `s` are constants; there are no loops, so that the compiler knows the geometry before
- * it unrolls any. */
+/* A chain of up to four levels of 2 to 4 values is known by its sizes as digits, slowest first: 34 is a level of 3
+ * values over one of 4. Below, `sizes` and `s` are constants, and the geometry needs no loops, so that the compiler has
+ * it before it unrolls any. */
 INLINE int same_levels(const int sizes) { return sizes < 10 ? 1 : sizes < 100 ? 2 : sizes < 1000 ? 3 : 4; }
 
 /* The number of values of level s, 1 without one. */
 INLINE int same_size(const int sizes, const int s) {
     const int above = same_levels(sizes) - 1 - s;
-    return above == 0 ? sizes % 10 : above == 1 ? sizes / 10 % 10 : above == 2 ? sizes / 100 % 10 : above == 3 ? sizes / 1000 : 1;
+    if (above < 0 || above > 3) return 1;
+    return (above == 0 ? sizes : above == 1 ? sizes / 10 : above == 2 ? sizes / 100 : sizes / 1000) % 10;
 }
 INLINE ptrdiff_t same_padded(const int K, const ptrdiff_t tail) { return tail % VL == 0 ? K : K == 3 ? 4 : K; }
 
 /* Positions of all levels behind level s. */
 INLINE ptrdiff_t same_tail(const int sizes, const int s) {
     const int S = same_levels(sizes);
-    const ptrdiff_t one = same_padded(same_size(sizes, S - 1), 1), two = one * same_padded(same_size(sizes, S - 2), one);
+    const ptrdiff_t one = same_padded(same_size(sizes, S - 1), 1);
+    const ptrdiff_t two = one * same_padded(same_size(sizes, S - 2), one);
     const ptrdiff_t three = two * same_padded(same_size(sizes, S - 3), two);
     const ptrdiff_t four = three * same_padded(same_size(sizes, S - 4), three);
     const int behind = S - 1 - s;
@@ -185,8 +188,9 @@ INLINE int same_moves(const Frame *f, const int sizes, const int s, ptrdiff_t t)
     if (counting && s < same_levels(sizes))                     \
         for (int v = 0; v < n; v++) partial[s][v] = x[v];
 
-/* Forward: up to `rows` rows from step t, the one after alpha, on: out = (alpha moved) * power * b. With `ll` the likelihoods b are
- * made from its rows, else they are there; either way `stride` doubles lie between them. Returns the number of rows. */
+/* Forward: up to `rows` rows from step t, the one after alpha, on: out = (alpha moved) * power * b. With `ll` the
+ * likelihoods b are made from its rows, else they are there; either way `stride` doubles lie between them. Returns the
+ * number of rows. */
 INLINE ptrdiff_t same_filter(const int sizes, const Frame *f, ptrdiff_t t, ptrdiff_t rows, const double *alpha,
                              const double *ll, double *b, ptrdiff_t stride, double *out, Scale *scale) {
     const int n = same_vectors(sizes), natural = same_natural(sizes);
@@ -225,11 +229,11 @@ INLINE ptrdiff_t same_filter(const int sizes, const Frame *f, ptrdiff_t t, ptrdi
     return k;
 }
 
-/* Backward: up to `rows` rows down from that of alpha and b; w is the message of the row behind, step t. Writes the posteriors
- * over natural rows, or through no packing over padded ones, and adds to the products of the levels if `counting`.
- * Returns the number of rows; w is the message of the last one. */
+/* Backward: up to `rows` rows down from that of alpha and b; w is the message of the row behind, step t; `soon` will be
+ * read later, a row at a time. Writes the posteriors over natural rows, or without packing over padded ones, and adds
+ * to the products of the levels if `counting`. Returns the number of rows; w is the message of the last one. */
 INLINE ptrdiff_t same_smooth(const int sizes, const int counting, const Frame *f, ptrdiff_t t, ptrdiff_t rows,
-                             const double *alpha, const double *b, double *w, double *posterior,
+                             const double *alpha, const double *b, const double *soon, double *w, double *posterior,
                              const Packing *packing, Scale *scale) {
     const int n = same_vectors(sizes);
     const ptrdiff_t width = packing ? f->states : n * VL;
@@ -240,7 +244,7 @@ INLINE ptrdiff_t same_smooth(const int sizes, const int counting, const Frame *f
     for (int v = 0; v < n; v++) x[v] = vload(w + v * VL);
     for (; k < rows; k++, t--, alpha -= n * VL, b -= n * VL, posterior -= width) {
         ask_for(alpha - AHEAD * n * VL, n * VL);
-        ask_for(b - AHEAD * n * VL, n * VL);
+        ask_for(soon - k * n * VL, n * VL);
         KEEP(0, x)
         MOVE(0, from, x)
         KEEP(1, x)
@@ -287,29 +291,22 @@ INLINE ptrdiff_t same_smooth(const int sizes, const int counting, const Frame *f
 /* The sizes that have such loops, as digits; else 0. */
 static int same_kind(const Level *levels, ptrdiff_t S, int parent) {
     int kind = 0;
-    if (parent >= 0 || S < 2 || S > 4) return 0;
+    if (parent >= 0 || S > 4) return 0;
     for (ptrdiff_t s = 0; s < S; s++) {
         if (levels[s].size < 2 || levels[s].size > 4) return 0;
         kind = 10 * kind + (int)levels[s].size;
     }
-    return S == 2 || kind == 222 || kind == 333 || kind == 444 || kind == 4444 ? kind : 0;
+    return S <= 2 || kind == 222 || kind == 333 || kind == 444 || kind == 4444 ? kind : 0;
 }
 
-#define SAME_KINDS(CALL)      \
-    switch (kind) {           \
-    case 22: CALL(22)         \
-    case 23: CALL(23)         \
-    case 24: CALL(24)         \
-    case 32: CALL(32)         \
-    case 33: CALL(33)         \
-    case 34: CALL(34)         \
-    case 42: CALL(42)         \
-    case 43: CALL(43)         \
-    case 44: CALL(44)         \
-    case 222: CALL(222)       \
-    case 333: CALL(333)       \
-    case 444: CALL(444)       \
-    default: CALL(4444)       \
+#define SAME_KINDS(CALL)                                            \
+    switch (kind) {                                                 \
+    case 2: CALL(2) case 3: CALL(3) case 4: CALL(4)                 \
+    case 22: CALL(22) case 23: CALL(23) case 24: CALL(24)           \
+    case 32: CALL(32) case 33: CALL(33) case 34: CALL(34)           \
+    case 42: CALL(42) case 43: CALL(43) case 44: CALL(44)           \
+    case 222: CALL(222) case 333: CALL(333) case 444: CALL(444)     \
+    default: CALL(4444)                                             \
     }
 
 static ptrdiff_t kind_filter(int kind, const Frame *f, ptrdiff_t t, ptrdiff_t rows, const double *alpha,
@@ -320,16 +317,17 @@ static ptrdiff_t kind_filter(int kind, const Frame *f, ptrdiff_t t, ptrdiff_t ro
 }
 
 static ptrdiff_t kind_smooth(int kind, const Frame *f, ptrdiff_t t, ptrdiff_t rows, const double *alpha,
-                             const double *b, double *w, double *posterior, const Packing *packing, Scale *scale) {
-#define CALL(sizes) return same_smooth(sizes, 0, f, t, rows, alpha, b, w, posterior, packing, scale);
+                             const double *b, const double *soon, double *w, double *posterior,
+                             const Packing *packing, Scale *scale) {
+#define CALL(sizes) return same_smooth(sizes, 0, f, t, rows, alpha, b, soon, w, posterior, packing, scale);
     SAME_KINDS(CALL)
 #undef CALL
 }
 
 static ptrdiff_t kind_smooth_counting(int kind, const Frame *f, ptrdiff_t t, ptrdiff_t rows, const double *alpha,
-                                      const double *b, double *w, double *posterior, const Packing *packing,
-                                      Scale *scale) {
-#define CALL(sizes) return same_smooth(sizes, 1, f, t, rows, alpha, b, w, posterior, packing, scale);
+                                      const double *b, const double *soon, double *w,
+                                      double *posterior, const Packing *packing, Scale *scale) {
+#define CALL(sizes) return same_smooth(sizes, 1, f, t, rows, alpha, b, soon, w, posterior, packing, scale);
     SAME_KINDS(CALL)
 #undef CALL
 }

@@ -55,7 +55,7 @@ static void likelihood_rows(const double *ll, ptrdiff_t rows, ptrdiff_t M, doubl
     if (M < VL) exp_minus(out, rows * stride, 0.0, out);
 }
 
-/* Where a vector of padded states lies in a natural row: its lanes in `mask` hold the `count` doubles from `first` on. */
+/* Where a vector of padded states lies in a natural row: the lanes in `mask` hold the `count` doubles from `first` on. */
 typedef struct {
     ptrdiff_t first;
     int mask, count;

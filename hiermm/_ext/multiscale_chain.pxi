@@ -64,10 +64,11 @@ cdef extern from "levels_same.h" nogil:
     Py_ssize_t kind_filter(int kind, const Frame *f, Py_ssize_t t, Py_ssize_t rows, const double *alpha,
                            const double *ll, double *b, Py_ssize_t stride, double *out, Scale *scale)
     Py_ssize_t kind_smooth(int kind, const Frame *f, Py_ssize_t t, Py_ssize_t rows, const double *alpha,
-                           const double *b, double *w, double *posterior, const Packing *packing, Scale *scale)
+                           const double *b, const double *soon, double *w, double *posterior, const Packing *packing,
+                           Scale *scale)
     Py_ssize_t kind_smooth_counting(int kind, const Frame *f, Py_ssize_t t, Py_ssize_t rows, const double *alpha,
-                                    const double *b, double *w, double *posterior, const Packing *packing,
-                                    Scale *scale)
+                                    const double *b, const double *soon, double *w, double *posterior,
+                                    const Packing *packing, Scale *scale)
 
 cdef enum:
     MAX_LEVELS = 32

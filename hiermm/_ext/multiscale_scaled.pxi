@@ -325,6 +325,7 @@ cdef Py_ssize_t smooth_rows(Chain *c, const double *rows, Py_ssize_t k, Py_ssize
     cdef const double *alpha = rows + (k - start) * c.padded
     cdef const double *row = row_of(c, k + 1)
     cdef const Packing *packing = NULL
+    cdef const double *soon = b - AHEAD * c.width if c.keep_all else c.ll + (k - c.chunk) * c.M
     cdef double *posterior = c.posterior
     load_backward(c, k + 1, t)
     if counting:
@@ -335,9 +336,9 @@ cdef Py_ssize_t smooth_rows(Chain *c, const double *rows, Py_ssize_t k, Py_ssize
     if c.one_row and c.direct and c.xi_steps == NULL and c.gamma != NULL and c.gamma_emit == NULL and k > last:
         made, posterior, packing = k - last, c.gamma + (k - start) * c.N, c.frame.packing
     if counting:
-        made = kind_smooth_counting(c.kind, &c.frame, t, made, alpha, b, w, posterior, packing, scale)
+        made = kind_smooth_counting(c.kind, &c.frame, t, made, alpha, b, soon, w, posterior, packing, scale)
     else:
-        made = kind_smooth(c.kind, &c.frame, t, made, alpha, b, w, posterior, packing, scale)
+        made = kind_smooth(c.kind, &c.frame, t, made, alpha, b, soon, w, posterior, packing, scale)
     if made and posterior == c.posterior:
         if c.xi_steps != NULL:
             _give_counts(c, row, _xi_step(c, k + 1 - start))
