@@ -1,4 +1,4 @@
-"""Softmax rows against plain NumPy: probabilities, sums for a Newton step, objective, and the Newton point itself.
+"""Softmax rows against plain NumPy: probabilities, sums for a Newton step, divergence, and the Newton point itself.
 
 `python benchmarks/bench_softmax.py` prints a table; `rows()` yields the same as dicts. The NumPy twin is written with
 einsum over whole arrays; its numbers are compared before anything is timed.
@@ -29,10 +29,10 @@ def numpy_probabilities(coef, intercept, inputs):
     return p / p.sum(axis=-1, keepdims=True)
 
 
-def numpy_objective(coef, intercept, inputs, xi):
-    z = np.einsum("rijp,np->nrij", coef, inputs, optimize=True) + intercept
-    z = z - z.max(axis=-1, keepdims=True)
-    return float(np.sum(xi * (z - np.log(np.exp(z).sum(axis=-1, keepdims=True)))))
+def numpy_divergence(model, other, inputs, leaving):
+    """Sum of leaving * KL(rows of model || rows of other)."""
+    p, q = (numpy_probabilities(rows.coef, rows.intercept, inputs) for rows in (model, other))
+    return float(np.sum(leaving * np.sum(p * np.log(p / q), axis=-1).reshape(leaving.shape)))
 
 
 def numpy_sums(inputs, probs, xi):
@@ -75,34 +75,35 @@ def times(function, repeats):
 def compare(model, inputs, xi):
     """Assert that kernels and twin give the same numbers."""
     probs = model.probabilities(inputs)
-    sums = model.statistics(inputs, xi, probs)
+    leaving = np.empty((len(inputs), model.n_parents * model.n_states))
+    sums = model.statistics(inputs, xi, probs, leaving)
+    other = model.maximise(sums)
     expected = (
         numpy_probabilities(model.coef, model.intercept, inputs),
-        numpy_objective(model.coef, model.intercept, inputs, xi),
+        numpy_divergence(model, other, inputs, leaving),
         *numpy_sums(inputs, probs, xi),
     )
-    for got, wanted in zip((probs, model.objective(inputs, xi), sums["gradient"], sums["hessian"]), expected):
+    found = (probs, model.divergence(other, inputs, leaving), sums["gradient"], sums["hessian"])
+    for got, wanted in zip(found, expected):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
 
 
 def calls(model, inputs, xi):
     """Pairs (kernel, twin or None) of functions without arguments, by name."""
     probs = model.probabilities(inputs)
-    out, sums = np.empty_like(probs), model.statistics(inputs, xi, probs)
-    coef, intercept = model.coef, model.intercept
-
-    def numpy_statistics():
-        return numpy_sums(inputs, probs, xi), numpy_objective(coef, intercept, inputs, xi)
+    out, leaving = np.empty_like(probs), np.empty((len(inputs), model.n_parents * model.n_states))
+    sums = model.statistics(inputs, xi, probs, leaving)
+    other = model.maximise(sums)
 
     return {
         "probabilities": (
             lambda: model.compile(inputs, out),
-            lambda: numpy_probabilities(coef, intercept, inputs),
+            lambda: numpy_probabilities(model.coef, model.intercept, inputs),
         ),
-        "statistics": (lambda: model.statistics(inputs, xi, probs), numpy_statistics),
-        "objective": (
-            lambda: model.objective(inputs, xi),
-            lambda: numpy_objective(coef, intercept, inputs, xi),
+        "statistics": (lambda: model.statistics(inputs, xi, probs), lambda: numpy_sums(inputs, probs, xi)),
+        "divergence": (
+            lambda: model.divergence(other, inputs, leaving),
+            lambda: numpy_divergence(model, other, inputs, leaving),
         ),
         "Newton point": (lambda: model.maximise(sums), None),
     }
