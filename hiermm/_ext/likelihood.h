@@ -89,10 +89,6 @@ INLINE void states_store(double *row, const Packing *packing, ptrdiff_t v, vd x)
         if (p.mask >> l & 1) row[p.first + i++] = x[l];
 #endif
 }
-static void states_store_row(double *row, const Packing *packing, ptrdiff_t n, const double *x) {
-    for (ptrdiff_t v = 0; v < n / VL; v++) states_store(row, packing, v, vload(x + v * VL));
-}
-
 /* b = exp(ll - top) for a row of states, n vectors with 0 at padding; returns top, the largest. */
 INLINE double row_likelihood(ptrdiff_t n, const double *ll, const Packing *packing, double *b) {
     vd most = states_load(ll, packing, 0, -INFINITY);

@@ -32,7 +32,6 @@ cdef extern from "likelihood.h" nogil:
     double *simd_alloc(int64_t doubles)
     const int VL
     const int AHEAD
-    void states_store_row(double *row, const Packing *packing, Py_ssize_t n, const double *x)
     void likelihood_states(const double *ll, Py_ssize_t rows, Py_ssize_t N, const Packing *packing, double *top,
                            double *out, Py_ssize_t n)
     void likelihood_rows(const double *ll, Py_ssize_t rows, Py_ssize_t M, double *top, double *out, Py_ssize_t stride)
@@ -78,7 +77,7 @@ cdef enum:
 cdef struct Chain:
     Py_ssize_t S, N, M, total, padded, t0
     int parent, first, step  # coupling; order of the forward moves: from the leaf of the coupling to its root
-    bint natural, direct  # the padded layout is the natural one; every state has its own column
+    bint natural, direct  # the padded layout is the natural one; likelihoods lie in it
     bint one_row
     int kind  # of the loops over whole rows (levels_same.h), or 0
     const double *ll
@@ -181,7 +180,8 @@ cdef _open(Chain *c, const double[:, ::1] ll, const double[::1] initial, const d
     if c.padded < 0 or c.place == NULL or c.packing == NULL:
         raise MemoryError
     c.column = c.place + c.N
-    c.natural, c.direct = c.padded == c.N, c.M == c.N
+    c.natural = c.padded == c.N
+    c.direct = c.M == c.N and (c.natural or c.kind)
     for p in range(c.padded):
         c.column[p] = c.M
     for j in range(c.N):
@@ -239,8 +239,13 @@ cdef void _spread(const Chain *c, const double *x, double *out) noexcept nogil:
 
 cdef void _collect(const Chain *c, const double *x, double *out) noexcept nogil:
     """From the padded to the natural layout."""
-    if x != out:
-        states_store_row(out, c.frame.packing, c.padded, x)
+    cdef Py_ssize_t j
+    if c.natural:
+        if x != out:
+            memcpy(out, x, c.N * sizeof(double))
+        return
+    for j in range(c.N):
+        out[j] = x[c.place[j]]
 
 
 cdef int _allocate_rows(Chain *c, Py_ssize_t rows, Py_ssize_t longest) except -1 nogil:
