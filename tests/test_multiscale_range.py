@@ -191,3 +191,61 @@ def test_weak_products_on_both_sides():
         case = Case((2, 3), -1, lengths=(30,), seed=seed)
         case.ll *= 10.0 ** (seed % 4)
         assert_exact(case, case.smooth(), tol=2e-10 if seed % 4 == 3 else 1e-11)
+
+
+def fade(case, power=900):
+    """Rows as EM makes them: most moves are far below the range that plain products stand."""
+    for k in range(len(case.A)):
+        for rows in om.unpack(case.A[k], case.sizes, case.parent):
+            rows[:] = rows ** case.rng.uniform(power / 9, power, rows.shape)
+            rows[..., np.arange(rows.shape[-1]), np.arange(rows.shape[-1])] = 0.5
+            rows[..., 0, -1] = 1e-290
+            rows /= rows.sum(-1, keepdims=True)
+    return case
+
+
+@pytest.mark.parametrize("parent", [-1, 0, 1])
+@pytest.mark.parametrize("kind", ["one", "steps", "index"])
+@pytest.mark.parametrize(("sizes", "periodic"), [((3,), False), ((2, 3), False), ((4, 4), False), ((2, 2, 3), True)])
+def test_faint_states_need_no_logarithms(sizes, parent, kind, periodic):
+    case = fade(Case(sizes, parent, periodic, kind, lengths=(40, 12, 1, 25)))
+    out = case.smooth()
+    assert_exact(case, out, tol=1e-11)
+    assert case.A[case.A > 0].min() < 1e-280 and not out["status"].any()
+    loglik, status = np.empty(4), np.empty(4, int)
+    ms.forward(case.ll, case.offsets, case.initial, case.A, case.index, *case.geometry(), case.emit, 0, None, None,
+               loglik, status)  # fmt: skip
+    np.testing.assert_allclose(loglik, out["loglik"], rtol=1e-13)
+    assert not status.any()
+
+
+@pytest.mark.parametrize("lengths", [(40,), (30,) * 8])
+@pytest.mark.parametrize("seed", range(10))
+def test_data_that_call_faint_states_back(seed, lengths):
+    case = fade(Case((2, 3), lengths=lengths, seed=seed))
+    for start, stop in case.runs()[::2]:
+        for row in case.rng.integers(start, stop, size=3):
+            case.ll[row] = -np.abs(case.rng.normal(scale=900, size=case.N))
+    out = case.smooth()
+    assert_exact(case, out, tol=1e-10)
+    assert case.forward()[1] == pytest.approx(out["loglik"], rel=1e-12)
+
+
+@pytest.mark.parametrize("called_back", [False, True])
+def test_a_block_vouches_for_what_came_before(called_back):
+    """The message of a block to the row before it is exact, with faint states and without."""
+    case = fade(Case((2, 3), lengths=(40,), seed=1))
+    case.ll[25] = -900.0 * (np.arange(6) != 4) if called_back else case.ll[25]
+    whole, before = case.reference(0, 40), case.reference(0, 20).filtered[-1]
+    out = {
+        "gamma": np.empty((20, 6)),
+        "loglik": np.empty(1),
+        "status": np.empty(1, int),
+        "beta_out": np.empty(6),
+        "xi": np.zeros_like(case.A),
+    }
+    ms.smooth(case.ll[20:], np.array([0, 20]), case.initial, case.A, None, *case.geometry(), case.emit, 20,
+              before, None, **out)  # fmt: skip
+    np.testing.assert_allclose(out["gamma"], whole.gamma[20:], rtol=0, atol=1e-11)
+    evidence = before * out["beta_out"]
+    np.testing.assert_allclose(evidence / evidence.sum(), whole.gamma[19], rtol=0, atol=1e-11)

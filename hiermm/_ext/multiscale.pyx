@@ -36,9 +36,15 @@ def _by_length(offsets):
 
 
 cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik) except 9 nogil:
-    cdef int64_t status = filter_sequence(c, c.rows, 2, start, stop, loglik)
+    cdef int64_t status = filter_sequence(c, c.rows, 2, start, stop, loglik, False)
     if status == 0:
         return continuation(c, c.rows, start, stop)
+    if status == 1 and c.filtered == NULL:
+        free(c.rows)
+        _allocate_rows(c, stop - start, 0)
+        status = filter_judged(c, c.rows, start, stop, loglik)
+        if status == 0:
+            return 0
     if status == 1:
         _allocate_logs(c, 2)
         status = log_filter(c, 2, start, stop, loglik)
@@ -56,7 +62,7 @@ cdef int64_t _smooth_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *lo
     cdef Py_ssize_t n = stop - start
     if c.xi_steps != NULL:
         memset(c.xi_steps, 0, n * c.total * sizeof(double))
-    status = filter_sequence(c, rows, n, start, stop, loglik)
+    status = filter_judged(c, rows, start, stop, loglik)
     if status == 0 and not message_in_range(c, rows + (n - 1) * c.padded):
         status = 1
     if status == 0:
@@ -120,6 +126,7 @@ def forward(
         with nogil:
             _allocate_rows(&c, 2, 0)
             _set_before(&c, alpha_in)
+            _set_after(&c, None)
             c.filtered = &alpha[0, 0] if alpha is not None and m else NULL
             if m > 1 and c.N <= LANES_STATES:
                 run_groups(&c, &g, &offsets[0], &order[0], m, False, &loglik[0], &status[0])

@@ -115,6 +115,7 @@ cdef struct Chain:
     const double *counted  # the packed row whose products wait in the levels
     const double *partial[MAX_LEVELS]  # backward, before each level's move
     bint has_before, has_after, rows_in_gamma
+    bint dusty  # see filter_sequence
     # results, at the sequence in hand
     double *filtered
     double *gamma

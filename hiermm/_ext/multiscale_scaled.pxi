@@ -1,13 +1,20 @@
 # Scaled forward and backward recursions. Vectors of states are padded; alpha and the messages carry powers of two.
 #
 # What makes them exact: every state that can be reached has a predicted mass of at least FAINT (relative to the whole),
-# or the sequence goes to log space; every product with a likelihood that loses more than WEAK is made in logs. So what
-# underflow drops (below 1e-308) is a part of at most 1e-16 of anything that may come to matter later. Backward messages
-# leave out the states without mass, hence their largest entry is at a state that was predicted with at least FAINT, and
-# the sum of alpha times beta cannot vanish.
+# and every product with a likelihood that loses more than WEAK is made in logs. So what underflow drops (below 1e-308)
+# is a part of at most 1e-16 of anything that may come to matter later. Backward messages leave out the states without
+# mass, hence their largest entry is at a state that was predicted with at least FAINT, and the sum of alpha times beta
+# cannot vanish.
+#
+# Probabilities of EM soon fall below FAINT. Where the way back can judge it, fainter masses get DUST, which is more
+# than underflow can have taken: alpha is an upper bound. If then alpha . beta is at least VOUCHED at every step, neither
+# the dust nor what the messages lost can make up more than DUST / VOUCHED of any posterior. Other sequences with faint
+# states go to log space.
 
 cdef double FAINT = 1e-280
 cdef double WEAK = 1e-12
+cdef double DUST = 1e-270
+cdef double VOUCHED = 1e-150
 cdef double LN2 = 0.693147180559945309417232121458
 
 
@@ -163,6 +170,14 @@ cdef bint faint(const Chain *c, const double *mass, double scale) noexcept nogil
     return False
 
 
+cdef const double *add_dust(Chain *c, const double *mass, double scale) noexcept nogil:
+    """The masses with dust on every state that can be reached, in `posterior`."""
+    cdef Py_ssize_t p
+    for p in range(c.padded):
+        c.posterior[p] = mass[p] + DUST / scale if c.reach[p] > 0.0 else mass[p]
+    return c.posterior
+
+
 cdef int64_t cannot_continue(Chain *c, Py_ssize_t t) noexcept nogil:
     """2 if a block at step t that goes on from `posterior`, held as plain numbers, would lose a state of `reach`.
 
@@ -225,8 +240,11 @@ cdef Py_ssize_t filter_rows(Chain *c, const double *alpha, Py_ssize_t k, Py_ssiz
 
 
 cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t start, Py_ssize_t stop,
-                             double *loglik) noexcept nogil:
-    """Forward recursion into `rows`, the last `keep` of them; returns the status (1: must be redone in log space)."""
+                             double *loglik, bint judged) noexcept nogil:
+    """Forward recursion into `rows`, the last `keep` of them; returns the status (1: must be redone in log space).
+
+    `judged`: faint masses may have dust, and `dusty` tells whether some have, so that `vouched` must be asked.
+    """
     cdef Py_ssize_t k = start, made, q
     cdef Scale scale
     cdef double extra
@@ -240,6 +258,7 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
     scale.exponent = scale.shift = 0.0
     c.reach_row = start - 1
     c.chunk_to = c.chunk_from = 0
+    c.dusty = False
     while k < stop:
         row = rows + (k - start) % keep * c.padded
         made = 0
@@ -258,7 +277,12 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
             if small:
                 find_reach(c, k, start)
                 if faint(c, predicted, scale.power):
-                    return 1
+                    if not judged:
+                        return 1
+                    c.dusty = True
+                    predicted = add_dust(c, predicted, scale.power)
+                    scale.total = absorb(c.padded, predicted, scale.power, b, c.lift, FAINT, row, &small)
+                    small = 1  # very likely the next row is the same
             if not scale.total >= WEAK:
                 extra = weigh_in_logs(c.padded, 1, predicted, predicted, c.ll + k * c.M, c.column, c.M, row)
                 if extra == -INFINITY:
@@ -274,6 +298,36 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
         k += made
     loglik[0] = log(scale.total * scale.power) + scale.exponent * LN2 + scale.shift
     return 0
+
+
+cdef int64_t filter_judged(Chain *c, double *rows, Py_ssize_t start, Py_ssize_t stop, double *loglik) noexcept nogil:
+    """Forward recursion that keeps all rows and looks back over them if it must; returns the status."""
+    cdef int64_t status = filter_sequence(c, rows, stop - start, start, stop, loglik, True)
+    if status == 0 and c.dusty and not vouched(c, rows, start, stop):
+        return 1
+    return status
+
+
+cdef bint vouched(Chain *c, const double *rows, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Whether the way back finds enough evidence at every step for what is lost and added not to matter."""
+    cdef Py_ssize_t k
+    cdef const double *beta = c.after
+    cdef const double *b
+    cdef double *w = c.message
+    cdef double *new = c.message + c.padded
+    cdef double z, scale = 1.0
+    for k in range(stop - 1, start - 1, -1):
+        if k < stop - 1:
+            beta = retreat(c, w, k + 1, c.t0 + k + 1 - start)
+        b = likelihood(c, k, start, stop)
+        z = weigh(c, rows + (k - start) * c.padded, beta, k, b, new, &scale)
+        if not z >= VOUCHED:
+            return False
+        w, new = new, w
+    if c.has_before:
+        combine(c.padded, c.before, retreat(c, w, start, c.t0), c.before, 1.0, new, &z)
+        return z >= VOUCHED
+    return True
 
 
 cdef double weigh(Chain *c, const double *alpha, const double *beta, Py_ssize_t k, const double *b, double *w,
