@@ -118,14 +118,16 @@ class Chain:
             rows, index = self._tables, self.rows[0].index(inputs)
         return Transitions(self.joint_initial, rows, index, **self._shape)
 
-    def smooth(self, inputs, ll, offsets, *, start=0, alpha_in=None, beta_in=None):
+    def smooth(self, inputs, ll, offsets, **block):
         """Smooth packed sequences and add up what the M-step needs to know of the moves.
 
         Parameters
         ----------
         inputs : ndarray of shape (n, P)
-        ll, offsets, start, alpha_in, beta_in
+        ll, offsets
             As for `hiermm.inference.smooth`, of the emission's rows; `ll` may be overwritten.
+        **block
+            Its other arguments, for a block of one sequence.
 
         Returns
         -------
@@ -140,8 +142,8 @@ class Chain:
             return self._smooth_lanes(inputs, ll, offsets)
         transitions = self.compile(inputs)
         counts = "steps" if self.driven else "sum"
-        r = smooth(transitions, ll, offsets, start=start, alpha_in=alpha_in, beta_in=beta_in, counts=counts, merge=True)
-        first = r.first if alpha_in is None else r.first[:0]
+        r = smooth(transitions, ll, offsets, counts=counts, merge=True, **block)
+        first = r.first if block.get("alpha_in") is None else r.first[:0]
         leaving = np.empty((len(inputs), self._groups[-1])) if self.driven else None
         return r._replace(xi=None), self.statistics(inputs, first, r.xi, transitions.rows, leaving), leaving
 

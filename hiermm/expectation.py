@@ -204,14 +204,14 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
         Where blocks will not do (see `settled`); those that came before do not count.
     """
     chain, emission = parameters.chain, parameters.emission
-    ends = _checkpoints(parameters, sequences, piece)
+    ends, judge = _checkpoints(parameters, sequences, piece)
     beta = None
     for (lo, hi), alpha_in in zip(reversed(piece.blocks), reversed(ends)):
         inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
         out = None if room is None else room.empty((hi - lo, emission.n_states))
         ll = emission.log_likelihood(outputs, inputs, out)
         offsets = piece.offsets if len(ends) == 1 else np.array([0, hi - lo])
-        where = {"start": lo - piece.lo, "alpha_in": alpha_in, "beta_in": beta}
+        where = {"start": lo - piece.lo, "alpha_in": alpha_in, "beta_in": beta, "judge": judge}
         moves = leaving = None
         if steps:
             r = smooth(chain.compile(inputs), ll, offsets, counts="steps", merge=True, **where)
@@ -240,7 +240,7 @@ def posteriors_by_symbol(parameters, sequences, piece):
 
 
 def _sweep(parameters, sequences, piece, judged=False):
-    """Yield (last filtered distribution, log-likelihood) of the blocks of a long sequence.
+    """Yield (last filtered distribution, log-likelihood, whether to `judge`) of the blocks of a long sequence.
 
     `judged`: the blocks will be smoothed afterwards, see `filter`.
 
@@ -255,17 +255,20 @@ def _sweep(parameters, sequences, piece, judged=False):
         where = {"start": lo - piece.lo, "alpha_in": alpha_in, "judged": judged}
         alpha, loglik, status = filter(transitions, ll, np.array([0, hi - lo]), **where)
         refuse_impossible(status, np.array([lo]), sequences)
-        vouched = judged and transitions.flat
-        if status[0] > 0 or (not vouched and _loses_state(transitions, ll, alpha, hi - piece.lo)):
+        lost = not judged and _loses_state(transitions, ll, alpha, hi - piece.lo)
+        if lost or status[0] not in (0, 4):
             raise LostState
         alpha_in = alpha[-1].copy()
-        yield alpha_in, loglik[0]
+        yield alpha_in, loglik[0], status[0] == 4
 
 
 def _checkpoints(parameters, sequences, piece):
-    """Return the filtered distribution before each block (None for the first)."""
-    before_last = piece._replace(blocks=piece.blocks[:-1])
-    return [None, *(alpha for alpha, _ in _sweep(parameters, sequences, before_last, judged=True))]
+    """Return the filtered distribution before each block (None for the first), and whether to `judge`."""
+    ends, judge = [None], False
+    for alpha, _, dusty in _sweep(parameters, sequences, piece._replace(blocks=piece.blocks[:-1]), judged=True):
+        ends.append(alpha)
+        judge |= dusty
+    return ends, judge
 
 
 def _loses_state(transitions, ll, alpha, stop):
@@ -423,7 +426,7 @@ def log_likelihoods(parameters, sequences):
     """Return the log-likelihood of each sequence, shape (m,); -inf where an observation is impossible."""
 
     def forward(piece):
-        return sum(loglik for _, loglik in _sweep(parameters, sequences, piece))
+        return sum(loglik for _, loglik, _ in _sweep(parameters, sequences, piece))
 
     def both_ways(piece):
         return sum(block.log_likelihood for block in posteriors(parameters, sequences, piece))

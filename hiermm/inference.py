@@ -103,7 +103,7 @@ def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True, judge
         Whether to return the filtered distributions.
     judged : bool
         The same rows will be smoothed afterwards, which finds out whether underflow here took anything that matters.
-        One sequence; without meaning for chains of several levels.
+        One sequence.
 
     Returns
     -------
@@ -111,7 +111,8 @@ def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True, judge
     log_likelihood : ndarray of shape (m,)
     status : ndarray of shape (m,)
         0: fine; above 0: exact, but the last row of `alpha` may not carry the sequence on, because it was redone in log
-        space or has lost a reachable state; -1 - t: the observation at step t is impossible.
+        space or has lost a reachable state; -1 - t: the observation at step t is impossible; 4 (with `judged`): fine,
+        but whoever smooths from here on is to `judge`.
     """
     m = len(offsets) - 1
     alpha = np.empty((len(ll), transitions.n_states)) if keep else None
@@ -121,11 +122,11 @@ def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True, judge
         _dense.forward(ll, offsets, a.initial, a.matrices(), a.index, alpha_in, alpha, loglik, status, judged)
     else:
         structure = (a.sizes, a.parent, a.periods, a.columns, start)
-        _multiscale.forward(ll, offsets, a.initial, a.rows, a.index, *structure, alpha_in, alpha, loglik, status)
+        _multiscale.forward(ll, offsets, a.initial, a.rows, a.index, *structure, alpha_in, alpha, loglik, status, judged)
     return alpha, loglik, status
 
 
-def smooth(transitions, ll, offsets, *, start=0, alpha_in=None, beta_in=None, counts=None, merge=False):
+def smooth(transitions, ll, offsets, *, start=0, alpha_in=None, beta_in=None, counts=None, merge=False, judge=False):
     """Run the forward and the backward recursion over packed sequences.
 
     Parameters
@@ -138,6 +139,8 @@ def smooth(transitions, ll, offsets, *, start=0, alpha_in=None, beta_in=None, co
         Whether to return expected transition counts, summed over steps or one a step.
     merge : bool
         Whether gamma is over the M columns of `ll` instead of the N joint states.
+    judge : bool
+        Some block before this one had status 4, see `filter`.
 
     Returns
     -------
@@ -175,7 +178,7 @@ def smooth(transitions, ll, offsets, *, start=0, alpha_in=None, beta_in=None, co
     _multiscale.smooth(
         ll, offsets, a.initial, a.rows, a.index, a.sizes, a.parent, a.periods, a.columns, start, alpha_in, beta_in,
         None if merge else gamma, loglik, status, beta_out=before, gamma_emit=gamma if merge else None,
-        gamma_first=first, **names,
+        gamma_first=first, judge=judge, **names,
     )  # fmt: skip
     return Smoothed(gamma, loglik, status, xi, first, before)
 

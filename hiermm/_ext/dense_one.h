@@ -201,6 +201,8 @@ static int64_t one_filter(const Chain *c, Run *r, double *lik, double *alpha, do
     }
     if (state == REDO) return log_run(c, r, 0);
     if (r->gamma) one_filtered(c, r, alpha);
+    for (int64_t j = 0, k = (r->T - 1) * c->N; r->dust && r->gamma && !c->positive && j < c->N; j++)
+        if (alive[j] && r->gamma[k + j] < DUST) r->gamma[k + j] = DUST; /* or the next block would take it for dead */
     return !r->dust && !c->positive && cannot_continue(c, alive, last) ? CANNOT_CONTINUE : FINE;
 }
 

@@ -35,14 +35,14 @@ def _by_length(offsets):
     return np.argsort(-np.diff(offsets), kind="stable").astype(np.int64) if len(offsets) > 2 else None
 
 
-cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik) except 9 nogil:
-    cdef int64_t status = filter_sequence(c, c.rows, 2, start, stop, loglik, False)
+cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik, bint judged) except 9 nogil:
+    cdef int64_t status = filter_sequence(c, c.rows, 2, start, stop, loglik, judged)
     if status == 0:
-        return continuation(c, c.rows, start, stop)
+        return continuation(c, start, stop, judged)
     if status == 1 and c.filtered == NULL:
         free(c.rows)
         _allocate_rows(c, stop - start, 0)
-        status = filter_judged(c, c.rows, start, stop, loglik)
+        status = filter_judged(c, c.rows, start, stop, loglik, False)
         if status == 0:
             return 0
     if status == 1:
@@ -56,13 +56,13 @@ cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *l
     return status
 
 
-cdef int64_t _smooth_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik) except 9 nogil:
+cdef int64_t _smooth_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik, bint judge) except 9 nogil:
     cdef double *rows = c.gamma if c.rows_in_gamma else c.rows
     cdef int64_t status
     cdef Py_ssize_t n = stop - start
     if c.xi_steps != NULL:
         memset(c.xi_steps, 0, n * c.total * sizeof(double))
-    status = filter_judged(c, rows, start, stop, loglik)
+    status = filter_judged(c, rows, start, stop, loglik, judge)
     if status == 0 and not message_in_range(c, rows + (n - 1) * c.padded):
         status = 1
     if status == 0:
@@ -104,12 +104,14 @@ def forward(
     double[:, ::1] alpha,  # OUT (n, N) or None: filtered distributions
     double[::1] loglik,  # OUT (m,)
     int64_t[::1] status,  # OUT (m,)
+    bint judged=False,
 ):
     """Filtered distributions and log-likelihoods (nats).
 
     `status` is 0, 1 (the sequence was redone in log space) or -1 - t (its row t is impossible: loglik -inf, alpha 0);
     2 is added when the last row of alpha, held as plain numbers, could not carry the sequence on without losing a state
-    that can be reached, so that blocks which meet there would not equal the whole.
+    that can be reached, so that blocks which meet there would not equal the whole. `judged` (one sequence only):
+    `smooth` will go over the same rows, so faint states are no reason for log space; status 4 asks it to judge.
     """
     cdef Chain c
     cdef Lanes g
@@ -134,7 +136,7 @@ def forward(
                 if status[q] != PENDING:
                     continue
                 c.filtered = &alpha[offsets[q], 0] if alpha is not None else NULL
-                status[q] = _forward_one(&c, offsets[q], offsets[q + 1], &loglik[q])
+                status[q] = _forward_one(&c, offsets[q], offsets[q + 1], &loglik[q], judged)
     finally:
         _close_lanes(&g)
         _close(&c)
@@ -161,12 +163,13 @@ def smooth(
     double[::1] beta_out=None,  # OUT (N,): message to the state before the first row, sum 1
     double[:, ::1] gamma_emit=None,  # OUT (n, M): posteriors summed over the states of a column
     double[:, ::1] gamma_first=None,  # OUT (m, N): posteriors of the first rows
+    bint judge=False,
 ):
     """Smoothed posteriors, log-likelihoods (nats) and expected counts per level.
 
     A level has no counts at a step into which it does not move. With `alpha_in` the move into row 0 counts too.
     An impossible sequence (status -1 - t, with t its length where only `beta_in` makes it so) has loglik -inf,
-    posteriors 0 and adds nothing to the counts.
+    posteriors 0 and adds nothing to the counts. `judge`: `alpha_in` comes from a `forward` with status 4.
     """
     cdef Chain c
     cdef Lanes g
@@ -208,7 +211,7 @@ def smooth(
                 c.gamma_first = &gamma_first[q, 0] if gamma_first is not None else NULL
                 c.xi_steps = &xi_steps[offsets[q], 0] if xi_steps is not None else NULL
                 c.beta_out = &beta_out[0] if beta_out is not None else NULL
-                status[q] = _smooth_one(&c, offsets[q], offsets[q + 1], &loglik[q])
+                status[q] = _smooth_one(&c, offsets[q], offsets[q + 1], &loglik[q], judge)
             _flush(&c)
     finally:
         _close_lanes(&g)

@@ -201,8 +201,11 @@ cdef void give_filtered(Chain *c, const double *row, double factor, double *out)
         _collect(c, c.share, out)
 
 
-cdef int64_t continuation(Chain *c, const double *rows, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """0 or 2 (see `cannot_continue`), after the last row of `filter_sequence` with two rows kept."""
+cdef bint faint_at_end(Chain *c, const double *rows, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """After `filter_sequence` with two rows kept: whether the last posterior, which this makes, has faint states.
+
+    If so, `reach` tells which of them are possible.
+    """
     cdef const double *last = rows + (stop - start - 1) % 2 * c.padded
     cdef double total = 0.0
     cdef bint small = False
@@ -212,11 +215,26 @@ cdef int64_t continuation(Chain *c, const double *rows, Py_ssize_t start, Py_ssi
     for p in range(c.padded):
         c.posterior[p] = last[p] / total
         small = small or c.posterior[p] + c.lift[p] < FAINT
-    if not small:
-        return 0
-    find_reach(c, stop - 1, start)
-    rule_out(c, stop - 1)
-    return cannot_continue(c, c.t0 + stop - start)
+    if small:
+        find_reach(c, stop - 1, start)
+        rule_out(c, stop - 1)
+    return small
+
+
+cdef int64_t continuation(Chain *c, Py_ssize_t start, Py_ssize_t stop, bint judged) noexcept nogil:
+    """What the status says of going on from the last row: 2 (see `cannot_continue`), or if `judged` 4, for dust."""
+    cdef bint faint = faint_at_end(c, c.rows, start, stop)
+    cdef int64_t dusty = 4 if c.dusty else 0
+    cdef double *out
+    cdef Py_ssize_t j
+    if not judged:
+        return cannot_continue(c, c.t0 + stop - start) if faint else 0
+    for j in range(c.N if faint and c.filtered != NULL else 0):
+        out = c.filtered + (stop - start - 1) * c.N + j
+        if c.reach[c.place[j]] > 0.0 and out[0] < DUST:
+            out[0] = DUST  # or the next block would take the state for impossible
+            dusty = 4
+    return dusty
 
 
 cdef Py_ssize_t filter_rows(Chain *c, const double *alpha, Py_ssize_t k, Py_ssize_t start, Py_ssize_t stop,
@@ -300,10 +318,11 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
     return 0
 
 
-cdef int64_t filter_judged(Chain *c, double *rows, Py_ssize_t start, Py_ssize_t stop, double *loglik) noexcept nogil:
-    """Forward recursion that keeps all rows and looks back over them if it must; returns the status."""
+cdef int64_t filter_judged(Chain *c, double *rows, Py_ssize_t start, Py_ssize_t stop, double *loglik,
+                           bint judge) noexcept nogil:
+    """Forward recursion that keeps all rows and looks back over them if it must, or if told so; returns the status."""
     cdef int64_t status = filter_sequence(c, rows, stop - start, start, stop, loglik, True)
-    if status == 0 and c.dusty and not vouched(c, rows, start, stop):
+    if status == 0 and (judge or c.dusty) and not vouched(c, rows, start, stop):
         return 1
     return status
 
