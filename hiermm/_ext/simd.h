@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #if defined(__AVX512F__)
 #define VL 8
@@ -221,11 +224,20 @@ INLINE double scale1(double x, double *exponent) {
     return x;
 }
 
-/* Uninitialised memory aligned to a cache line (give it back with free); NULL if there is none. */
+/* Uninitialised memory aligned to a cache line (give it back with free); NULL if there is none. Pieces so large that
+ * malloc never keeps them for the next call ask for large pages: the first touch of small ones takes longer than what is
+ * computed there. */
+#define LARGE_PIECE ((size_t)32 << 20)
+#define LARGE_PAGE ((size_t)2 << 20)
 INLINE double *simd_alloc(int64_t doubles) {
     size_t bytes = ((size_t)(doubles > 0 ? doubles : 1) * sizeof(double) + 63) & ~(size_t)63;
+    size_t alignment = bytes > LARGE_PIECE ? LARGE_PAGE : 64;
     void *p = NULL;
-    return posix_memalign(&p, 64, bytes) ? NULL : (double *)p;
+    if (posix_memalign(&p, alignment, bytes)) return NULL;
+#ifdef MADV_HUGEPAGE
+    if (alignment == LARGE_PAGE) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return (double *)p;
 }
 
 #endif
