@@ -122,7 +122,8 @@ def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True, judge
         _dense.forward(ll, offsets, a.initial, a.matrices(), a.index, alpha_in, alpha, loglik, status, judged)
     else:
         structure = (a.sizes, a.parent, a.periods, a.columns, start)
-        _multiscale.forward(ll, offsets, a.initial, a.rows, a.index, *structure, alpha_in, alpha, loglik, status, judged)
+        out = (alpha, loglik, status)
+        _multiscale.forward(ll, offsets, a.initial, a.rows, a.index, *structure, alpha_in, *out, judged)
     return alpha, loglik, status
 
 
