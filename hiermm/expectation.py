@@ -16,7 +16,7 @@ from joblib import effective_n_jobs
 from hiermm.inference import filter, smooth, smooth_symbols
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
-PIECE_STEPS = 1 << 15  # steps in one piece, when memory allows more: small enough for caches and threads
+PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
 GROUP = 16  # sequences that the kernels take side by side, so pieces hold multiples of it where they can
 TINY = 1e-290
 RANGE = 1e-95  # of evidence, as in the kernels: below it, messages may have lost what matters
@@ -73,9 +73,9 @@ class Parameters:
         return 8 * self.emission.n_states if self.chain.flat and self.chain.constant else self.bytes_per_step()
 
     def steps_at_once(self):
-        """Return how many steps the scratch holds: of a sequence alone, and of a group side by side."""
+        """Return how many steps a piece should have, and the scratch holds: alone, and in a group side by side."""
         limit = max(SCRATCH_BYTES // self.bytes_per_step(), 2)
-        return limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
+        return PIECE_NUMBERS // self.emission.n_states, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
 
     @property
     def pooled(self):
@@ -109,13 +109,13 @@ class Block(NamedTuple):
     xi: np.ndarray | None
 
 
-def plan(offsets, limit, wide):
+def plan(offsets, size, limit, wide):
     """Cut packed sequences into pieces that fit the scratch budget, given `Parameters.steps_at_once`.
 
-    Pieces of several sequences are of about the same size, PIECE_STEPS at the most unless that is less than a group.
+    Pieces of several sequences are whole groups if possible, and as near to `size` as that allows.
     """
     m, total = len(offsets) - 1, int(offsets[-1])
-    steps = min(total / -(-total // PIECE_STEPS), wide)
+    steps = min(total / -(-total // max(size, 1)), wide)
     long = np.append(np.flatnonzero(np.diff(offsets) > limit), m)
     pieces, i = [], 0
     while i < m:
@@ -126,10 +126,12 @@ def plan(offsets, limit, wide):
             cuts = np.linspace(lo, offsets[j], count + 1).astype(np.int64)
             blocks = list(zip(cuts[:-1].tolist(), cuts[1:].tolist()))
         else:
-            within, most = np.searchsorted(offsets, [lo + steps, lo + wide], side="right") - 1 - i
-            if i + within < stop:
-                within = within - within % GROUP if within >= GROUP else max(min(most, GROUP), 1)
-            j = min(i + int(within), stop)
+            fits = (
+                np.searchsorted(offsets[: stop + 1], lo + np.array([steps, 1.25 * steps, wide]), side="right") - 1 - i
+            )
+            near, nearer, most = fits.tolist()
+            count = stop - i if stop - i <= nearer else max(round(near / GROUP), 1) * GROUP
+            j = i + max(min(count, most), 1)
             blocks = [(lo, int(offsets[j]))]
         pieces.append(Piece(lo, int(offsets[j]), offsets[i : j + 1] - lo, blocks))
         i = j

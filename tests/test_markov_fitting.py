@@ -87,7 +87,7 @@ def test_blocks_with_checkpoints_change_nothing(model, has_inputs, driven, monke
 
 
 def test_threads_change_no_bit(driven, monkeypatch):
-    monkeypatch.setattr(hiermm.expectation, "PIECE_STEPS", 64)
+    monkeypatch.setattr(hiermm.expectation, "PIECE_NUMBERS", 128)
     u, y, _ = driven
     parts = [(u[i : i + 40], y[i : i + 40]) for i in range(0, 800, 40)]
     data = [p[0] for p in parts], [p[1] for p in parts]

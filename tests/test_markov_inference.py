@@ -257,7 +257,7 @@ def test_answers_do_not_depend_on_how_the_steps_are_cut(driven, monkeypatch, lev
 
     whole = answers()
     monkeypatch.setattr(hiermm.expectation, "SCRATCH_BYTES", 70 * model._parameters().bytes_per_step())
-    monkeypatch.setattr(hiermm.expectation, "PIECE_STEPS", 110)
+    monkeypatch.setattr(hiermm.expectation, "PIECE_NUMBERS", 220)
     for before, after in zip(whole, answers()):
         np.testing.assert_allclose(after, before, rtol=1e-11, atol=1e-14)
     y = y.copy()

@@ -128,7 +128,7 @@ def test_statistics_do_not_depend_on_the_way(emission, missing, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_pieces_cover_the_data_once(seed, monkeypatch):
-    monkeypatch.setattr(hiermm.expectation, "PIECE_STEPS", 200)
+    monkeypatch.setattr(hiermm.expectation, "PIECE_NUMBERS", 400)
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, int(rng.choice([3, 30, 400])), size=int(rng.integers(1, 120)))
     offsets = offsets_of(lengths)
