@@ -1,6 +1,6 @@
 # Scaled forward and backward recursions. Vectors of states are padded; alpha and the messages carry powers of two.
 #
-# What makes them exact: every state that can be reached has a predicted mass of at least FAINT (relative to the whole),
+# What makes them exact: every state that can be reached has a predicted mass of FAINT or more (relative to the whole),
 # and every product with a likelihood that loses more than WEAK is made in logs. So what underflow drops (below 1e-308)
 # is a part of at most 1e-16 of anything that may come to matter later. Backward messages leave out the states without
 # mass, hence their largest entry is at a state that was predicted with at least FAINT, and the sum of alpha times beta

@@ -67,7 +67,8 @@ class Emission(BaseEstimator):
 
     def _fitted(self, **arrays):
         """Return a copy of this emission that holds `arrays` (copied, float64, read-only) as its parameters."""
-        new = copy.copy(self)
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
         for name, value in arrays.items():
             value = np.array(value, dtype=np.float64, order="C")
             value.flags.writeable = False
