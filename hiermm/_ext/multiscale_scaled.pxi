@@ -7,7 +7,7 @@
 # cannot vanish.
 #
 # Probabilities of EM soon fall below FAINT. Where the way back can judge it, fainter masses get DUST, which is more
-# than underflow can have taken: alpha is an upper bound. If then alpha . beta is at least VOUCHED at every step, neither
+# than underflow can have taken: alpha is an upper bound. If alpha . beta is then VOUCHED or more at every step, neither
 # the dust nor what the messages lost can make up more than DUST / VOUCHED of any posterior. Other sequences with faint
 # states go to log space.
 
