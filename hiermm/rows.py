@@ -13,6 +13,7 @@ from hiermm import newton
 from hiermm._ext import load
 
 softmax, driven = load("softmax"), load("driven")
+UNCERTAIN = 1e-90  # expected moves; the kernels' counts are exact to 1e-100
 MOST_STATES, LEFT_OUT = driven.MOST_STATES, driven.LEFT_OUT  # for `SoftmaxRows.smooth`
 
 
@@ -54,7 +55,7 @@ class TableRows:
     Notes
     -----
     `maximise` divides expected counts by their sum. Probabilities that are zero stay exactly zero, and rows without
-    counts keep their values.
+    counts (fewer than 1e-90 moves, which underflow may have made up) keep their values.
 
     Examples
     --------
@@ -141,8 +142,9 @@ class TableRows:
         total = counts.sum(axis=-1, keepdims=True)
         mass = np.where(self.free, self.probs, 0.0).sum(axis=-1, keepdims=True)
         mass = mass if self.self_transition is not None else np.ones_like(mass)
-        new = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0) * mass
-        return replace(self, probs=np.where(self.free & (total > 0), new, self.probs))
+        known = total > UNCERTAIN
+        new = np.divide(counts, total, out=np.zeros_like(counts), where=known) * mass
+        return replace(self, probs=np.where(self.free & known, new, self.probs))
 
     def penalty(self):
         """Return the log prior: 0."""
