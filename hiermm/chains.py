@@ -12,8 +12,9 @@ import numpy as np
 
 from hiermm.inference import Smoothed, Transitions, smooth
 from hiermm.operators import check_dense_size
-from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows, TableRows
+from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows
 from hiermm.structure import PARENT, Structure
+from hiermm.tables import TableRows
 
 
 @dataclass(frozen=True)

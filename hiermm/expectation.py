@@ -4,7 +4,6 @@ The E-step of a piece of data is a pure function (parameters, piece) -> statisti
 data alone, and their statistics are summed in a fixed order, so the result does not depend on the number of threads.
 """
 
-import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +13,10 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from hiermm.inference import filter, smooth, smooth_symbols
+from hiermm.pieces import LostState, Room, plan, settled
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
-GROUP = 16  # sequences that the kernels take side by side, so pieces hold multiples of it where they can
 TINY = 1e-290
 RANGE = 1e-95  # of evidence, as in the kernels: below it, messages may have lost what matters
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
@@ -83,15 +82,6 @@ class Parameters:
         return self.chain.flat and self.chain.constant and self.emission.pooled
 
 
-class Piece(NamedTuple):
-    """Rows [lo, hi) of the data: whole sequences, or one sequence too long for the scratch (`blocks` cuts it)."""
-
-    lo: int
-    hi: int
-    offsets: np.ndarray
-    blocks: list
-
-
 class Block(NamedTuple):
     """Posteriors of some rows, all that statistics are made of.
 
@@ -107,47 +97,6 @@ class Block(NamedTuple):
     moves: dict | None
     leaving: np.ndarray | None
     xi: np.ndarray | None
-
-
-def plan(offsets, size, limit, wide):
-    """Cut packed sequences into pieces that fit the scratch budget, given `Parameters.steps_at_once`.
-
-    Pieces of several sequences are whole groups if possible, and as near to `size` as that allows.
-    """
-    m, total = len(offsets) - 1, int(offsets[-1])
-    steps = min(total / -(-total // max(size, 1)), wide)
-    long = np.append(np.flatnonzero(np.diff(offsets) > limit), m)
-    pieces, i = [], 0
-    while i < m:
-        lo, stop = int(offsets[i]), int(long[np.searchsorted(long, i)])
-        if stop == i:
-            j = i + 1
-            count = int(-(-(offsets[j] - lo) // limit))
-            cuts = np.linspace(lo, offsets[j], count + 1).astype(np.int64)
-            blocks = list(zip(cuts[:-1].tolist(), cuts[1:].tolist()))
-        else:
-            fits = (
-                np.searchsorted(offsets[: stop + 1], lo + np.array([steps, 1.25 * steps, wide]), side="right") - 1 - i
-            )
-            near, nearer, most = fits.tolist()
-            count = stop - i if stop - i <= nearer else max(round(near / GROUP), 1) * GROUP
-            j = i + max(min(count, most), 1)
-            blocks = [(lo, int(offsets[j]))]
-        pieces.append(Piece(lo, int(offsets[j]), offsets[i : j + 1] - lo, blocks))
-        i = j
-    return pieces
-
-
-class LostState(ArithmeticError):
-    """The blocks of a long sequence cannot hand on a state that matters; the sequence is to be smoothed in one go."""
-
-
-def settled(function, piece):
-    """Return `function(piece)`, or that of the piece as one block if its blocks lose a state."""
-    try:
-        return function(piece)
-    except LostState:
-        return function(piece._replace(blocks=[(piece.lo, piece.hi)]))
 
 
 class ImpossibleObservation(ValueError):
@@ -169,19 +118,6 @@ def emitted(parameters, sequences, lo, hi):
     """Return (inputs, outputs, transitions, log-likelihoods) of the rows [lo, hi)."""
     inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
     return inputs, outputs, parameters.chain.compile(inputs), parameters.emission.log_likelihood(outputs, inputs)
-
-
-class Room(threading.local):
-    """Memory of each thread for one array, handed out again and again: fresh memory costs more than filling it."""
-
-    _held = np.empty(0)
-
-    def empty(self, shape):
-        """Return an array of this shape; the one handed out before must not be in use any more."""
-        size = shape[0] * shape[1]
-        if len(self._held) < size:
-            self._held = np.empty(size)
-        return self._held[:size].reshape(shape)
 
 
 def posteriors(parameters, sequences, piece, steps=False, room=None):

@@ -6,10 +6,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from hiermm import inference
 from hiermm.emissions import NAMES
-from hiermm.expectation import plan
 from hiermm.labels import encode, learn_classes
 from hiermm.markov_base import MarkovModel
 from hiermm.operators import MAX_DENSE_BYTES
+from hiermm.pieces import plan
 from hiermm.sequences import Sequences, inputs_outputs, observations
 
 

@@ -11,9 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 from hiermm import inference
 from hiermm.chains import Chain
 from hiermm.emissions.base import BadRow, as_probabilities, check_shape
-from hiermm.expectation import Parameters, emitted, log_likelihoods, plan, refuse_impossible
+from hiermm.expectation import Parameters, emitted, log_likelihoods, refuse_impossible
 from hiermm.operators import Operators, check_dense_size
-from hiermm.rows import SoftmaxRows, TableRows
+from hiermm.pieces import plan
+from hiermm.rows import SoftmaxRows
+from hiermm.tables import TableRows
 
 
 class FittedMarkov(BaseEstimator):

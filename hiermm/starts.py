@@ -7,7 +7,8 @@ import numpy as np
 from hiermm import em
 from hiermm.chains import chain_from_tables, random_chain
 from hiermm.emissions.base import standardise
-from hiermm.expectation import Expectation, Parameters, plan, posteriors, settled
+from hiermm.expectation import Expectation, Parameters, posteriors
+from hiermm.pieces import plan, settled
 from hiermm.sequences import BLOCK, Sequences
 
 GROW_STEPS = 50_000  # steps of data that growing looks at

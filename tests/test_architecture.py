@@ -11,7 +11,7 @@ ROOT = Path(hiermm.__file__).parent
 # The parts (modules and subpackages of hiermm) from the ground up. A part may import parts of the lines below its own.
 LAYERS = [
     ["_ext"],
-    ["sequences", "newton"],
+    ["sequences", "newton", "pieces", "tables"],
     ["operators", "labels"],
     ["inference", "rows", "structure", "emissions"],
     ["chains", "convert"],

@@ -5,7 +5,8 @@ import oracles as o
 import pytest
 from rows_cases import climb, make_data, make_rows, objective
 
-from hiermm.rows import SoftmaxRows, TableRows
+from hiermm.rows import SoftmaxRows
+from hiermm.tables import TableRows
 
 
 def check_finite(rows, inputs, xi):

@@ -8,7 +8,8 @@ import hiermm.expectation
 from hiermm import HMM
 from hiermm._ext import load
 from hiermm.emissions import Categorical, Gaussian, Poisson
-from hiermm.expectation import Expectation, Parameters, plan
+from hiermm.expectation import Expectation, Parameters
+from hiermm.pieces import GROUP, plan
 from hiermm.sequences import Sequences, observations
 
 
@@ -150,6 +151,6 @@ def test_pieces_hold_whole_groups():
     emission = Gaussian.from_parameters(means=np.zeros((2, 1)), covariances=np.ones((2, 1)), covariance="diag")
     model = HMM.from_parameters(initial=[0.5, 0.5], transition=np.full((2, 2), 0.5), emission=emission)
     counts = [len(p.offsets) - 1 for p in plan(np.arange(201) * 500, *model._parameters().steps_at_once())]
-    assert sum(counts) == 200 and all(count % hiermm.expectation.GROUP == 0 for count in counts[:-1])
+    assert sum(counts) == 200 and all(count % GROUP == 0 for count in counts[:-1])
     counts = [len(p.offsets) - 1 for p in plan(np.arange(101) * 10_000, *model._parameters().steps_at_once())]
     assert counts == [16, 16, 16, 16, 16, 16, 4]

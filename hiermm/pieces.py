@@ -1,0 +1,71 @@
+"""Cutting data into pieces that fit memory, and memory that pieces share."""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+GROUP = 16  # sequences that the kernels take side by side, so pieces hold multiples of it where they can
+
+
+class Piece(NamedTuple):
+    """Rows [lo, hi) of the data: whole sequences, or one sequence too long for the scratch (`blocks` cuts it)."""
+
+    lo: int
+    hi: int
+    offsets: np.ndarray
+    blocks: list
+
+
+def plan(offsets, size, limit, wide):
+    """Cut packed sequences into pieces that fit the scratch budget, given `Parameters.steps_at_once`.
+
+    Pieces of several sequences are whole groups if possible, and as near to `size` as that allows.
+    """
+    m, total = len(offsets) - 1, int(offsets[-1])
+    steps = min(total / -(-total // max(size, 1)), wide)
+    long = np.append(np.flatnonzero(np.diff(offsets) > limit), m)
+    pieces, i = [], 0
+    while i < m:
+        lo, stop = int(offsets[i]), int(long[np.searchsorted(long, i)])
+        if stop == i:
+            j = i + 1
+            count = int(-(-(offsets[j] - lo) // limit))
+            cuts = np.linspace(lo, offsets[j], count + 1).astype(np.int64)
+            blocks = list(zip(cuts[:-1].tolist(), cuts[1:].tolist()))
+        else:
+            fits = (
+                np.searchsorted(offsets[: stop + 1], lo + np.array([steps, 1.25 * steps, wide]), side="right") - 1 - i
+            )
+            near, nearer, most = fits.tolist()
+            count = stop - i if stop - i <= nearer else max(round(near / GROUP), 1) * GROUP
+            j = i + max(min(count, most), 1)
+            blocks = [(lo, int(offsets[j]))]
+        pieces.append(Piece(lo, int(offsets[j]), offsets[i : j + 1] - lo, blocks))
+        i = j
+    return pieces
+
+
+class LostState(ArithmeticError):
+    """The blocks of a long sequence cannot hand on a state that matters; the sequence is to be smoothed in one go."""
+
+
+def settled(function, piece):
+    """Return `function(piece)`, or that of the piece as one block if its blocks lose a state."""
+    try:
+        return function(piece)
+    except LostState:
+        return function(piece._replace(blocks=[(piece.lo, piece.hi)]))
+
+
+class Room(threading.local):
+    """Memory of each thread for one array, handed out again and again: fresh memory costs more than filling it."""
+
+    _held = np.empty(0)
+
+    def empty(self, shape):
+        """Return an array of this shape; the one handed out before must not be in use any more."""
+        size = shape[0] * shape[1]
+        if len(self._held) < size:
+            self._held = np.empty(size)
+        return self._held[:size].reshape(shape)
