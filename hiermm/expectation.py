@@ -18,7 +18,6 @@ from hiermm.pieces import LostState, Room, plan, settled
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
 TINY = 1e-290
-RANGE = 1e-95  # of evidence, as in the kernels: below it, messages may have lost what matters
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
 
 
@@ -157,7 +156,7 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
             r, moves, leaving = chain.smooth(inputs, ll, offsets, **where)
         refuse_impossible(r.status, lo + offsets[:-1], sequences)
         beta = r.before
-        if alpha_in is not None and r.status[0] > 0 and not alpha_in @ beta >= RANGE:
+        if len(ends) > 1 and r.status[0] > 0:  # then what a block was handed, or has handed on, may be made of dust
             raise LostState
         yield Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, leaving, r.xi)
 
@@ -193,7 +192,8 @@ def _sweep(parameters, sequences, piece, judged=False):
         where = {"start": lo - piece.lo, "alpha_in": alpha_in, "judged": judged}
         alpha, loglik, status = filter(transitions, ll, np.array([0, hi - lo]), **where)
         refuse_impossible(status, np.array([lo]), sequences)
-        lost = not judged and _loses_state(transitions, ll, alpha, hi - piece.lo)
+        before = alpha[-2] if hi - lo > 1 else alpha_in
+        lost = not judged and _loses_state(transitions, ll, alpha[-1], before, hi - piece.lo)
         if lost or status[0] not in (0, 4):
             raise LostState
         alpha_in = alpha[-1].copy()
@@ -209,15 +209,19 @@ def _checkpoints(parameters, sequences, piece):
     return ends, judge
 
 
-def _loses_state(transitions, ll, alpha, stop):
-    """Whether the last filtered distribution has lost to underflow a state that the chain could be in."""
-    if (alpha[-1] > TINY).all():
+def _loses_state(transitions, ll, last, before, stop):
+    """Whether the filtered distribution `last` has lost to underflow a state that the chain could be in.
+
+    `before` is that of the step before it, None at the first step.
+    """
+    if (last > TINY).all():
         return False
-    predicted, *_ = filter(
-        transitions.last(), np.zeros_like(ll[-1:]), np.array([0, 1]), start=stop - 1, alpha_in=alpha[-2]
-    )
-    possible = (predicted[0] > 0) & (ll[-1, transitions.columns] > -np.inf)
-    return bool((possible & (alpha[-1] <= TINY)).any())
+    predicted = transitions.initial
+    if before is not None:
+        where = {"start": stop - 1, "alpha_in": before}
+        predicted = filter(transitions.last(), np.zeros_like(ll[-1:]), np.array([0, 1]), **where)[0][0]
+    possible = (predicted > 0) & (ll[-1, transitions.columns] > -np.inf)
+    return bool((possible & (last <= TINY)).any())
 
 
 class Expectation:

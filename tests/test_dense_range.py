@@ -205,3 +205,28 @@ def test_data_that_call_back_what_underflow_took(dense, seed, alias):
     np.testing.assert_allclose(out["xi"][0], xi, rtol=0, atol=1e-9)
     np.testing.assert_allclose(loglik, out["loglik"], rtol=1e-12)
     assert seed != 0 or set(out["status"]) == {0, 1}
+
+
+def test_a_judged_row_keeps_what_other_matrices_may_want(dense):
+    """All matrices of this block are positive; those of the next may not be."""
+    ll = np.array([[0.0, 0.0], [0.0, -2000.0]])
+    for A in (np.full((2, 2, 2), 0.5), np.array([np.full((2, 2), 0.5), np.eye(2)])):
+        alpha, loglik, status = np.empty((2, 2)), np.empty(1), np.empty(1, np.int64)
+        dense.forward(ll, offsets_of([2]), np.full(2, 0.5), A, None, None, alpha, loglik, status, True)
+        assert status[0] == 0 and 0 < alpha[1, 1] < 1e-100
+    ll[1, 1] = -np.inf
+    dense.forward(ll, offsets_of([2]), np.full(2, 0.5), A, None, None, alpha, loglik, status, True)
+    assert alpha[1, 1] == 0
+
+
+def test_likelihoods_alone_do_not_depend_on_what_memory_held(dense):
+    A = np.array([[[1, 1e-150, 0], [1e-150, 1, 1e-150], [0, 1e-150, 1.0]]])
+    ll, found = np.random.default_rng(0).standard_normal((20, 3)), set()
+    for fill in (0.0, np.nan, np.inf):
+        for _ in range(20):
+            held = [np.full(43 * 8 + k, fill) for k in range(-8, 60, 4)]
+            del held
+            loglik, status = np.empty(1), np.empty(1, np.int64)
+            dense.forward(ll, offsets_of([20]), np.eye(3)[0], A, None, None, None, loglik, status)
+            found.add((int(status[0]), float(loglik[0])))
+    assert len(found) == 1

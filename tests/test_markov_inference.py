@@ -134,6 +134,46 @@ def test_tiny_transitions_keep_their_blocks(calls_back, monkeypatch):
     assert (600 in shapes) == calls_back
 
 
+def test_blocks_that_were_handed_dust_are_done_again(monkeypatch):
+    """A block redone in log space says that what was handed on before may have been dust, though it was good enough."""
+    emission = Gaussian.from_parameters(means=[[0.0], [16.6]], covariances=np.ones((2, 1)), covariance="diag")
+    transition = np.array([[1.0, 1e-300], [1e-300, 1.0]])
+    model = HMM.from_parameters(initial=[1.0, 1e-300], transition=transition, emission=emission)
+    X = np.full((120, 1), 8.3)
+    X[5:9], X[60:62] = 16.6, 0.0
+    parameters, data = model._parameters(), observations(X)
+    ll = emission.log_likelihood(X, np.empty((120, 0)))
+    truth = oracles.log_chain(np.array([1.0, 1e-300]), np.repeat(transition[None], 120, axis=0), ll)
+    for steps in (1000, 40, 30, 2):
+        monkeypatch.setattr(hiermm.expectation, "SCRATCH_BYTES", steps * parameters.bytes_per_step())
+        assert model.log_likelihood(X) == pytest.approx(truth.loglik, rel=1e-12)
+        with Expectation(data) as expectation:
+            loglik, moves, _ = expectation.statistics(parameters)
+        assert loglik == pytest.approx(truth.loglik, rel=1e-12)
+        np.testing.assert_allclose(moves["0.counts"][0, 0], truth.xi.sum(0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [(3,), (2, 2)])
+def test_blocks_of_one_step(sizes, monkeypatch):
+    rng = np.random.default_rng(0)
+    n = int(np.prod(sizes))
+    emission = Gaussian.from_parameters(means=rng.normal(size=(n, 1)), covariances=np.ones((n, 1)), covariance="diag")
+    X = rng.normal(size=(7, 1))
+    if len(sizes) == 1:
+        model = HMM.from_parameters(initial=[1, 0, 0], transition=rng.dirichlet(np.ones(3), 3), emission=emission)
+    else:
+        rows = [rng.dirichlet(np.ones(2), (1, 2)), rng.dirichlet(np.ones(2), (2, 2))]
+        initial = [np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [0.5, 0.5]])]
+        model = MultiscaleHMM.from_parameters(
+            initial=initial, transition=rows, emission=emission, timescales=(2, 1), clock="periodic"
+        )
+    whole = model.log_likelihood(X)
+    monkeypatch.setattr(hiermm.expectation, "SCRATCH_BYTES", 1)
+    assert model.log_likelihood(X) == pytest.approx(whole, rel=1e-12)
+    with Expectation(observations(X)) as expectation:
+        assert expectation.statistics(model._parameters())[0] == pytest.approx(whole, rel=1e-12)
+
+
 def test_impossible_observations():
     emission = Categorical.from_parameters(probs=[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
     model = HMM.from_parameters(initial=[0.5, 0.5], transition=np.full((2, 2), 0.5), emission=emission)

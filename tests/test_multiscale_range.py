@@ -249,3 +249,36 @@ def test_a_block_vouches_for_what_came_before(called_back):
     np.testing.assert_allclose(out["gamma"], whole.gamma[20:], rtol=0, atol=1e-11)
     evidence = before * out["beta_out"]
     np.testing.assert_allclose(evidence / evidence.sum(), whole.gamma[19], rtol=0, atol=1e-11)
+
+
+def test_the_first_row_has_no_dust():
+    case = Case((2, 2), 0, lengths=(1,))
+    case.initial[:] = [1, 1e-300, 0, 0]
+    case.ll[:] = [[-650, 0, 0, 0]]
+    assert_exact(case, case.smooth())
+
+
+@pytest.mark.parametrize("rest", [-np.inf, -1100.0])
+def test_reach_survives_products_that_underflow(rest):
+    """Both levels move at once, each with 1e-200, and nothing else explains the data."""
+    case = Case((2, 2), 0, lengths=(3,))
+    for rows in om.unpack(case.A[0], case.sizes, 0):
+        rows[:] = [[1, 1e-200], [0, 1]]
+    case.initial[:] = [1, 0, 0, 0]
+    case.ll[:] = 0.0
+    case.ll[1, 1:3] = -np.inf
+    case.ll[2, :3] = rest
+    out = case.smooth()  # the reference's joint matrices lose 1e-400
+    assert out["status"][0] == 1 and case.forward()[1] == pytest.approx(out["loglik"], rel=1e-14)
+    assert out["loglik"][0] == pytest.approx(np.log(2) + 2 * np.log(1e-200), rel=1e-14)
+    np.testing.assert_allclose(out["gamma"], [[1, 0, 0, 0], [0.5, 0, 0, 0.5], [0, 0, 0, 1]], rtol=0, atol=1e-13)
+
+
+def test_log_space_where_no_level_moves():
+    case = Case((2,), -1, lengths=(4,))
+    case.periods = (4,)
+    case.initial[:] = 0.5
+    case.ll[:] = [[-1, 0], [0, -2000], [-4000, 0], [0, -3]]
+    out = case.smooth()
+    assert out["status"][0] == 1
+    assert_exact(case, out)

@@ -14,7 +14,8 @@
  * data after it do not favour it by so much. So each predicted mass of a state that is not out of reach is raised by
  * DUST, which is more than all that can be lost there: the forward rows are upper bounds. Where the evidence
  * alpha_t . beta_t, messages with sums of about 1, is at least RANGE at every step, neither the dust nor what underflow
- * took from the messages can have made up more than DUST / RANGE of any posterior.
+ * took from the messages can have made up more than DUST / RANGE of any posterior. (Rows whose sum is as small as RANGE
+ * lose that much more, but then the evidence of the row before, which sees this one, bounds their part all the same.)
  *
  * A sequence that cannot be done in this way is done in log space. */
 #define RANGE 1e-95

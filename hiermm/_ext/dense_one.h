@@ -183,15 +183,22 @@ static void one_finish(const Chain *c, Run *r, const double *lik, const double *
     for (int64_t i = 0; r->beta_out && i < N; i++) r->beta_out[i] = beta[i] / total;
 }
 
+/* The states that the last row leaves possible, where every state can be reached from every other. */
+static void one_alive(const Chain *c, const Run *r, char *alive) {
+    const double *ll = r->ll + (r->T - 1) * c->N;
+    int first = r->T == 1 && !r->alpha_in;
+    for (int64_t j = 0; j < c->N; j++) alive[j] = ll[j] > -HUGE_VAL && (!first || c->initial[j] > 0);
+}
+
 /* One run forward only; gamma (if any) receives the filtered rows. Returns its status. */
 static int64_t one_filter(const Chain *c, Run *r, double *lik, double *alpha, double *beta) {
     char *alive = (char *)beta;
     const double *last = alpha + (r->T - 1) * c->NP;
     int state = one_forward(c, r, lik, alpha, alive, r->dust && !c->positive);
     if (state == CANNOT_TELL && !r->gamma) { /* the likelihood alone: the way back may vouch for it */
-        if (one_forward(c, r, lik, alpha, alive, 1) == FINE && one_message(c, r, last, beta) &&
-            one_backward(c, r, lik, alpha, beta))
-            return FINE;
+        state = one_forward(c, r, lik, alpha, alive, 1);
+        memset(beta, 0, (size_t)c->NP * sizeof(double));
+        if (state == FINE && one_message(c, r, last, beta) && one_backward(c, r, lik, alpha, beta)) return FINE;
         state = REDO;
     }
     if (state == CANNOT_TELL) {
@@ -200,8 +207,9 @@ static int64_t one_filter(const Chain *c, Run *r, double *lik, double *alpha, do
         state = kept ? FINE : REDO;
     }
     if (state == REDO) return log_run(c, r, 0);
+    if (c->positive && !c->constant) one_alive(c, r, alive); /* the matrices of the next block may be others */
     if (r->gamma) one_filtered(c, r, alpha);
-    for (int64_t j = 0, k = (r->T - 1) * c->N; r->dust && r->gamma && !c->positive && j < c->N; j++)
+    for (int64_t j = 0, k = (r->T - 1) * c->N; r->dust && r->gamma && j < c->N && !(c->positive && c->constant); j++)
         if (alive[j] && r->gamma[k + j] < DUST) r->gamma[k + j] = DUST; /* or the next block would take it for dead */
     return !r->dust && !c->positive && cannot_continue(c, alive, last) ? CANNOT_CONTINUE : FINE;
 }

@@ -103,8 +103,8 @@ cdef int64_t log_smooth(Chain *c, Py_ssize_t start, Py_ssize_t stop) noexcept no
         if k < stop - 1:
             beta = log_retreat(c, alpha, w, k + 1, c.t0 + k + 1 - start, _xi_step(c, k + 1 - start))
         for j in range(c.N):
-            w[j] = beta[j] + c.ll[k * c.M + c.emit[j]]
             alpha[j] += beta[j]
+            w[j] = beta[j] + c.ll[k * c.M + c.emit[j]]  # beta is w itself where no level has moved
         total = log_sum(alpha, c.N, 1)
         if total == -INFINITY:
             return -1 - (stop - start)

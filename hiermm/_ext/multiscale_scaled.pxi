@@ -130,11 +130,20 @@ cdef void count(Chain *c, const double *x, Py_ssize_t k, Py_ssize_t t, double *x
 
 
 cdef void move_reach(Chain *c, Py_ssize_t k, Py_ssize_t t) noexcept nogil:
-    """Which states can be reached at row k, from those at the row before."""
-    cdef const double *next = advance(c, c.reach, k, t, c.moved + 2 * c.padded)  # free in the forward recursion
-    cdef Py_ssize_t p
-    for p in range(c.padded):
-        c.reach[p] = next[p] > 0.0
+    """Which states can be reached at row k, from those at the row before.
+
+    Level by level: products of the levels' probabilities may underflow.
+    """
+    cdef Py_ssize_t p, q, s = c.first
+    cdef const double *row = row_of(c, k)
+    cdef double *next = c.moved + 2 * c.padded  # free in the forward recursion
+    for q in range(c.S):
+        if moves(c, s, t):
+            table_load(&c.levels[s], &c.levels[s].to, row)
+            level_move(&c.levels[s], &c.levels[s].to, c.reach, next)
+            for p in range(c.padded):
+                c.reach[p] = next[p] > 0.0
+        s += c.step
 
 
 cdef void rule_out(Chain *c, Py_ssize_t k) noexcept nogil:
@@ -295,7 +304,7 @@ cdef int64_t filter_sequence(Chain *c, double *rows, Py_ssize_t keep, Py_ssize_t
             if small:
                 find_reach(c, k, start)
                 if faint(c, predicted, scale.power):
-                    if not judged:
+                    if not judged or (k == start and not c.has_before):  # nobody would judge dust in the first row
                         return 1
                     c.dusty = True
                     predicted = add_dust(c, predicted, scale.power)
