@@ -20,7 +20,7 @@ from hiermm.structure import Structure, check_counts
 class MarkovModel(FittedMarkov):
     """Base of HMM, IOHMM, MultiscaleHMM and MultiscaleIOHMM; holds no mathematics of its own.
 
-    A subclass says how it reads data (`_read`, `_read_outputs`, `_read_inputs`), what its chain looks like
+    A subclass says how it reads data (`_read`, `_read_inputs`), what its chain looks like
     (`_structure`, `_transition`) and whether fitted arrays lack a level axis (`_flat`).
     """
 

@@ -47,12 +47,6 @@ class HMMFamily(MarkovModel):
         codes = encode(sequences.outputs, self.classes_, sequences.offsets)
         return Sequences(sequences.inputs, codes, sequences.offsets, sequences.form)
 
-    def _read_outputs(self, X, y, lengths):
-        check_is_fitted(self, "emission_")
-        sequences = self._read(X, y, lengths, self.emission_)
-        self._check_outputs(sequences, self.emission_)
-        return sequences
-
     def _read_inputs(self, X, lengths):
         check_is_fitted(self, "emission_")
         return self._read(X, None, lengths, self.emission_)
@@ -138,12 +132,6 @@ class IOHMMFamily(MarkovModel):
             self.classes_ = learn_classes(sequences.outputs, getattr(emission, "n_symbols", None))
         codes = encode(sequences.outputs, self.classes_, sequences.offsets)
         return Sequences(sequences.inputs, codes, sequences.offsets, sequences.form)
-
-    def _read_outputs(self, X, y, lengths):
-        check_is_fitted(self, "emission_")
-        sequences = self._read(X, y, lengths, self.emission_)
-        self._check_outputs(sequences, self.emission_)
-        return sequences
 
     def _read_inputs(self, X, lengths):
         check_is_fitted(self, "emission_")

@@ -21,7 +21,7 @@ from hiermm.tables import TableRows
 class FittedMarkov(BaseEstimator):
     """Answers that need fitted attributes alone; `set_params` changes none of them before the next `fit`.
 
-    A subclass says how it reads data (`_read_outputs`, `_read_inputs`) and whether fitted arrays lack a level axis
+    A subclass says how it reads data (`_read`, `_read_inputs`) and whether fitted arrays lack a level axis
     (`_flat`).
     """
 
@@ -265,6 +265,12 @@ class FittedMarkov(BaseEstimator):
             sources = np.exp(ll - logsumexp(np.log(predicted) + ll, axis=1, keepdims=True))
         sources[np.isnan(sequences.outputs).all(axis=1)] = 0.0
         return sources
+
+    def _read_outputs(self, X, y, lengths):
+        check_is_fitted(self, "emission_")
+        sequences = self._read(X, y, lengths, self.emission_)
+        self._check_outputs(sequences, self.emission_)
+        return sequences
 
     def _check_outputs(self, sequences, emission):
         """Raise ValueError, naming sequence and step, if the emission cannot have produced the outputs."""
