@@ -230,3 +230,21 @@ def test_likelihoods_alone_do_not_depend_on_what_memory_held(dense):
             dense.forward(ll, offsets_of([20]), np.eye(3)[0], A, None, None, None, loglik, status)
             found.add((int(status[0]), float(loglik[0])))
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("m", [1, 16])
+def test_dust_that_grows_is_found_out(dense, m):
+    """No step alone is out of range, but together they make the state that underflow took the only one that matters."""
+    A = np.array([[[1.0, 1e-250], [1e-250, 1.0]]])
+    ll, offsets, initial = np.zeros((30 * m, 2)), offsets_of([30] * m), np.array([1.0, 1e-300])
+    for s in range(0, m, 2):
+        ll[30 * s + 3 : 30 * s + 6, 1] = -100.0
+        ll[30 * s + 10 : 30 * s + 20, 0] = -100.0
+    for alias in (False, True):
+        out = smooth(dense, ll.copy(), offsets, initial, A, steps=False, alias=alias)
+        alpha, loglik, _ = forward(dense, ll, offsets, initial, A)
+        for s in range(m):
+            assert_sequence(out, alpha, s, offsets, initial, A, None, ll, 1e-11)
+        assert out["status"].tolist() == ([1, 0] * m)[:m]
+    dense.forward(ll, offsets, initial, A, None, None, None, loglik, np.empty(m, np.int64))
+    np.testing.assert_allclose(loglik, out["loglik"], rtol=1e-13)

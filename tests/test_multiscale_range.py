@@ -282,3 +282,20 @@ def test_log_space_where_no_level_moves():
     out = case.smooth()
     assert out["status"][0] == 1
     assert_exact(case, out)
+
+
+@pytest.mark.parametrize("lengths", [(30,), (30, 30)])
+def test_dust_that_grows_is_found_out(lengths):
+    """No step alone is out of range, but together they make the state that was fainter than dust the one that matters."""
+    case = Case((2, 2), 0, lengths=lengths)
+    for rows in om.unpack(case.A[0], case.sizes, 0):
+        rows[:] = [[1, 1e-150], [1e-150, 1]]
+    case.initial[:] = [1, 0, 0, 0]
+    case.ll[:] = 0.0
+    case.ll[1, 1:3] = -np.inf
+    case.ll[3:6, 3] = -20.0
+    case.ll[10:30, :3] = -25.0
+    case.ll[10:30, 3] = 12.0
+    out = case.smooth()
+    assert_exact(case, out, tol=1e-11)
+    assert case.forward()[1] == pytest.approx(out["loglik"], rel=1e-12)
