@@ -286,7 +286,7 @@ def test_log_space_where_no_level_moves():
 
 @pytest.mark.parametrize("lengths", [(30,), (30, 30)])
 def test_dust_that_grows_is_found_out(lengths):
-    """No step alone is out of range, but together they make the state that was fainter than dust the one that matters."""
+    """No step alone is out of range, but together they make a state fainter than dust the one that matters."""
     case = Case((2, 2), 0, lengths=lengths)
     for rows in om.unpack(case.A[0], case.sizes, 0):
         rows[:] = [[1, 1e-150], [1e-150, 1]]
