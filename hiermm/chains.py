@@ -16,6 +16,9 @@ from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows
 from hiermm.structure import PARENT, Structure
 from hiermm.tables import TableRows
 
+DENSE_WINS = 5  # times as many multiply-adds as the levels need, for which the dense kernels are still the quicker
+SMALLEST = 1e-290  # products below lose digits
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -91,6 +94,22 @@ class Chain:
         return not self.driven and len(self.rows[0].probs) == 1
 
     @cached_property
+    def matrix(self):
+        """The matrix (N, N) with which the dense kernels do best, or None where the levels' kernels do.
+
+        A step costs N^2 multiply-adds with it and N sum_s K_s level by level, but the dense kernels have little else to
+        do. Entries that are products too small for a double are left to the levels.
+        """
+        if not self.constant or set(self.periods) != {1} or self.emit is not None:
+            return None
+        if self.n_states > DENSE_WINS * sum(self.sizes):
+            return None
+        moves = [True] * len(self.sizes)
+        matrix = self.dense(self._tables, moves)[0]
+        lost = len(self.sizes) > 1 and ((matrix < SMALLEST) & (self.dense(self._tables > 0, moves)[0] > 0)).any()
+        return None if lost else matrix
+
+    @cached_property
     def bounds(self):
         """Where each level's rows begin in a packed row of all levels, shape (S + 1,)."""
         return np.concatenate([[0], np.cumsum([r * k * k for r, k in self.structure.shapes])])
@@ -110,7 +129,10 @@ class Chain:
         return {"sizes": sizes, "parent": PARENT[self.structure.coupling], "periods": periods, "emit": self.emit}
 
     def compile(self, inputs):
-        """Return the `Transitions` along `inputs` (n, P), at O(1) for tables, O(n sum_s R_s K_s^2 P) for softmax."""
+        """Return the `Transitions` along `inputs` (n, P), at O(1) for tables, O(n sum_s R_s K_s^2 P) for softmax.
+
+        Level by level; `quickest` for all that does not need the levels.
+        """
         if self.driven:
             rows, index = np.empty((len(inputs), self.bounds[-1])), None
             for s, level in enumerate(self.rows):
@@ -118,6 +140,13 @@ class Chain:
         else:
             rows, index = self._tables, self.rows[0].index(inputs)
         return Transitions(self.joint_initial, rows, index, **self._shape)
+
+    def quickest(self, inputs):
+        """Return the same as a flat chain of joint states, if that takes less time than level by level (`matrix`)."""
+        if self.matrix is None:
+            return self.compile(inputs)
+        one = np.ones(1, dtype=np.int64)
+        return Transitions(self.joint_initial, self.matrix.reshape(1, -1), None, one * self.n_states, 0, one)
 
     def smooth(self, inputs, ll, offsets, **block):
         """Smooth packed sequences and add up what the M-step needs to know of the moves.
@@ -141,7 +170,7 @@ class Chain:
         """
         if self._side_by_side and len(offsets) > 2:
             return self._smooth_lanes(inputs, ll, offsets)
-        transitions = self.compile(inputs)
+        transitions = self.quickest(inputs)
         counts = "steps" if self.driven else "sum"
         r = smooth(transitions, ll, offsets, counts=counts, merge=True, **block)
         first = r.first if block.get("alpha_in") is None else r.first[:0]
@@ -157,12 +186,14 @@ class Chain:
         first : ndarray of shape (m, N)
             Posteriors of the first steps of sequences.
         xi : ndarray of shape (L, total) for tables, (n, total) for softmax rows
-            Expected transitions.
+            Expected transitions; (1, N^2) of the joint state where there is a `matrix`.
         rows : ndarray of shape (L or n, total)
             The compiled rows.
         leaving : ndarray of shape (n, sum_s R_s K_s)
             Softmax rows: is set to what `smooth` returns by this name.
         """
+        if self.matrix is not None:
+            xi = self._by_level(xi)
         stats = {"first": first.sum(axis=0)}
         for s, level in enumerate(self.rows):
             known = {}
@@ -172,6 +203,22 @@ class Chain:
             for name, value in level.statistics(inputs, self.level(xi, s), **known).items():
                 stats[f"{s}.{name}"] = value
         return stats
+
+    def _by_level(self, xi):
+        """Return expected transitions (1, total) of the levels from those of the joint state (1, N^2)."""
+        if len(self.sizes) == 1:
+            return xi
+        parts = [np.bincount(moves, xi[0], size) for moves, size in zip(self._moves, np.diff(self.bounds))]
+        return np.concatenate(parts)[None]
+
+    @cached_property
+    def _moves(self):
+        """For each level, which of its transitions [parent, from, to] each joint transition makes, flattened (N^2,)."""
+        moves = []
+        for s, own in enumerate(self.levels):
+            source = self.parent_states(s) * self.sizes[s] + own
+            moves.append((source[:, None] * self.sizes[s] + own).ravel())
+        return moves
 
     @cached_property
     def _groups(self):
@@ -233,18 +280,18 @@ class Chain:
 
         Softmax rows only. The expected log-probability of the moves rises by `slope` less `divergence` on the way.
         """
-        return np.array([a.divergence(b, inputs, part) for a, b, part in self._by_level(other, leaving)])
+        return np.array([a.divergence(b, inputs, part) for a, b, part in self._levels_of(other, leaving)])
 
     def ranges(self, other, inputs, leaving):
         """Return for each level what `divergence_bound` wants to know of some steps, shape (S, 2)."""
-        return np.array([a.ranges(b, inputs, part) for a, b, part in self._by_level(other, leaving)])
+        return np.array([a.ranges(b, inputs, part) for a, b, part in self._levels_of(other, leaving)])
 
     def divergence_bound(self, other, stats, ranges):
         """Return for each level an upper bound of `divergence`, given the sum of `ranges` over all steps."""
         levels = enumerate(zip(self.rows, other.rows, ranges))
         return np.array([a.divergence_bound(b, self._of_level(stats, s), part) for s, (a, b, part) in levels])
 
-    def _by_level(self, other, leaving):
+    def _levels_of(self, other, leaving):
         return zip(self.rows, other.rows, np.split(leaving, self._groups[1:-1], axis=1))
 
     def penalty(self):

@@ -67,8 +67,8 @@ class Parameters:
         return 8 * (3 * padded + 2 * joint + 2 * emit + rows + 8)
 
     def bytes_in_group(self):
-        """Return the same for sequences side by side; kernels of flat chains under one matrix bound their own part."""
-        return 8 * self.emission.n_states if self.chain.flat and self.chain.constant else self.bytes_per_step()
+        """Return the same for sequences side by side; the dense kernels under one matrix bound their own part."""
+        return 8 * self.emission.n_states if self.chain.matrix is not None else self.bytes_per_step()
 
     def steps_at_once(self):
         """Return how many steps a piece should have, and the scratch holds: alone, and in a group side by side."""
@@ -78,7 +78,7 @@ class Parameters:
     @property
     def pooled(self):
         """Whether steps of equal outputs look the same to chain and emission."""
-        return self.chain.flat and self.chain.constant and self.emission.pooled
+        return self.chain.matrix is not None and self.emission.pooled
 
 
 class Block(NamedTuple):
@@ -116,7 +116,7 @@ def refuse_impossible(status, offsets, sequences):
 def emitted(parameters, sequences, lo, hi):
     """Return (inputs, outputs, transitions, log-likelihoods) of the rows [lo, hi)."""
     inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
-    return inputs, outputs, parameters.chain.compile(inputs), parameters.emission.log_likelihood(outputs, inputs)
+    return inputs, outputs, parameters.chain.quickest(inputs), parameters.emission.log_likelihood(outputs, inputs)
 
 
 def posteriors(parameters, sequences, piece, steps=False, room=None):
@@ -168,7 +168,7 @@ def posteriors_by_symbol(parameters, sequences, piece):
     """
     outputs = np.arange(float(sequences.n_symbols))[:, None]
     inputs = np.empty((len(outputs), 0))
-    transitions = parameters.chain.compile(inputs)
+    transitions = parameters.chain.quickest(inputs)
     table = parameters.emission.log_likelihood(outputs, inputs)
     r = smooth_symbols(transitions, table, sequences.outputs[piece.lo : piece.hi, 0], piece.offsets)
     refuse_impossible(r.status, piece.lo + piece.offsets[:-1], sequences)

@@ -1,7 +1,8 @@
 """Filter, smooth, decode and sample hidden paths: arrays in, arrays out, for flat and multi-scale chains alike.
 
 `Transitions` says how the state moves along some steps. A chain of one level that moves at every step goes to the
-dense kernels at N^2 operations a step, any other to the structured ones at N * sum_s K_s.
+dense kernels at N^2 operations a step, any other to the structured ones at N * sum_s K_s. (`Chain.quickest` makes one
+level of several where that pays.)
 """
 
 from dataclasses import dataclass

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM, starts
-from hiermm.emissions import Gaussian, LinearGaussian
+from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM, chains, starts
+from hiermm.emissions import Categorical, Gaussian, LinearGaussian
 from hiermm.expectation import Expectation
+from hiermm.sequences import observations
 from hiermm.starts import _root_table, can_grow
 from hiermm.structure import Structure
 
@@ -38,7 +39,9 @@ def random_multiscale(sizes, scales, clock, coupling, seed, emission_levels=None
 
 @pytest.mark.parametrize(("sizes", "seen"), [((2, 3), None), ((2, 2, 3), None), ((3, 2), (1,)), ((2, 3, 2), (0, 2))])
 @pytest.mark.parametrize("coupling", ["slower", "faster", "none"])
-def test_a_sticky_model_is_its_flat_joint_chain(sizes, seen, coupling):
+@pytest.mark.parametrize("wins", [0, chains.DENSE_WINS])
+def test_a_sticky_model_is_its_flat_joint_chain(sizes, seen, coupling, wins, monkeypatch):
+    monkeypatch.setattr(chains, "DENSE_WINS", wins)
     model = random_multiscale(sizes, (16, 4, 1)[-len(sizes) :], "sticky", coupling, 0, seen)
     chain = model._chain()
     rows = np.arange(chain.n_states) if chain.emit is None else chain.emit
@@ -60,6 +63,42 @@ def test_a_sticky_model_is_its_flat_joint_chain(sizes, seen, coupling):
     assert mine[0] == pytest.approx(theirs[0], rel=1e-12)
     if chain.emit is None:
         np.testing.assert_array_equal(mine[1], theirs[1])
+
+
+@pytest.mark.parametrize("coupling", ["slower", "faster", "none"])
+@pytest.mark.parametrize("kind", ["numbers", "symbols"])
+def test_sums_over_joint_moves_are_those_of_the_levels(coupling, kind, monkeypatch):
+    model, rng = random_multiscale((2, 3, 2), (9, 4, 1), "sticky", coupling, 3), np.random.default_rng(5)
+    X = rng.normal(size=(400, 1))
+    if kind == "symbols":
+        X = rng.integers(4, size=(400, 1)).astype(float)
+        model.emission_ = Categorical.from_parameters(probs=rng.dirichlet(np.ones(4), 12))
+    X[20:25] = np.nan
+    sums = {}
+    for wins in (0, chains.DENSE_WINS):
+        monkeypatch.setattr(chains, "DENSE_WINS", wins)
+        parameters = model._parameters()
+        assert (parameters.chain.matrix is None) == (wins == 0)
+        with Expectation(observations(X, [150, 1, 249])) as expectation:
+            loglik, moves, outputs = expectation.statistics(parameters)
+        sums[wins] = {"log-likelihood": loglik, **moves, **outputs}
+    for name, value in sums.pop(0).items():
+        (other,) = (each[name] for each in sums.values())
+        np.testing.assert_allclose(other, value, rtol=1e-10, atol=1e-11, err_msg=name)
+
+
+def test_products_too_small_for_a_double_are_left_to_the_levels():
+    tiny = 1e-170  # both levels move at once with probability 1e-340
+    model = MultiscaleHMM.from_parameters(
+        initial=[[[1.0, 0.0]]] * 2,
+        transition=[[[[1 - tiny, tiny], [tiny, 1 - tiny]]]] * 2,
+        timescales=None,
+        coupling="none",
+        emission=Categorical.from_parameters(probs=[[1, 0], [1, 0], [1, 0], [0, 1]]),
+    )
+    assert model._chain().matrix is None
+    assert model.log_likelihood([[0], [1]]) == pytest.approx(2 * np.log(tiny), rel=1e-12)
+    assert model.decode([[0], [1]])[1].tolist() == [0, 3]
 
 
 @pytest.mark.parametrize("transition", ["softmax", "shared", "table"])
