@@ -69,8 +69,9 @@ def encode(labels, classes, offsets):
         found = np.array([np.nan if is_missing(x) else codes.get(x, -1.0) for x in column.tolist()], dtype=float)
     else:
         missing = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), dtype=bool)
-        place = np.searchsorted(classes, np.where(missing, classes[0], column))
-        place = np.minimum(place, len(classes) - 1)
+        order = np.argsort(classes)  # known classes may come in any order
+        place = np.searchsorted(classes, np.where(missing, classes[0], column), sorter=order)
+        place = order[np.minimum(place, len(classes) - 1)]
         found = np.where(classes[place] == column, place, -1.0)
         found[missing] = np.nan
     if (found == -1.0).any():

@@ -5,7 +5,6 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_feature_names, _check_n_features
 from tqdm import tqdm
 
 from hiermm import em
@@ -14,6 +13,7 @@ from hiermm.emissions import make
 from hiermm.emissions.base import Emission, as_floats
 from hiermm.expectation import Expectation, Parameters
 from hiermm.markov_fitted import FittedMarkov
+from hiermm.sequences import refuse_extremes
 from hiermm.structure import Structure, check_counts
 
 
@@ -72,6 +72,7 @@ class MarkovModel(FittedMarkov):
         if not sequences.n_observed():
             raise ValueError("nothing to learn from: every output is missing.")
         self._check_outputs(sequences, known)
+        refuse_extremes(sequences)
         start = None
         if go_on:
             chain = self._chain(self._structure(), self._transition())
@@ -168,11 +169,6 @@ class MarkovModel(FittedMarkov):
     def _n_symbols(self, sequences):
         return int(sequences.inputs.max()) + 1 if self._transition() == "table" else 1
 
-    def _check_features(self, X, n_features, reset):
-        several = isinstance(X, (list, tuple)) or getattr(X, "ndim", 2) == 3
-        _check_feature_names(self, X[0] if several else X, reset=reset)
-        _check_n_features(self, np.empty((1, n_features)) if several else X, reset=reset)
-
     # -- what fitting leaves behind ----------------------------------------------------------------------------------
 
     def _from_levels(self, arrays, axis=0):
@@ -206,6 +202,7 @@ class MarkovModel(FittedMarkov):
             raise ValueError(
                 f"emission must have parameters, such as Gaussian.from_parameters(...) gives it; got {emission!r}."
             )
+        n_inputs = 0 if n_features is None else n_features
         n_features = emission.n_outputs if n_features is None else n_features
         for name, value in arrays.items():
             setattr(self, name, value)
@@ -218,8 +215,8 @@ class MarkovModel(FittedMarkov):
         rows = chain.structure.n_emission_rows
         if emission.n_states != rows:
             raise ValueError(f"the emission has {emission.n_states} states, the chain wants {rows}.")
-        if emission.n_inputs not in (None, n_features):
-            raise ValueError(f"the emission takes {emission.n_inputs} inputs, the transitions {n_features}.")
+        if emission.n_inputs not in (None, n_inputs):
+            raise ValueError(f"the emission takes {emission.n_inputs} inputs, the transitions {n_inputs}.")
         if emission.discrete and "transition" in self.get_params(deep=False):
             self.classes_ = np.arange(emission.probabilities(np.zeros((1, n_features)), 1).shape[-1])
         return self

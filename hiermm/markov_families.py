@@ -10,7 +10,7 @@ from hiermm.labels import encode, learn_classes
 from hiermm.markov_base import MarkovModel
 from hiermm.operators import MAX_DENSE_BYTES
 from hiermm.pieces import plan
-from hiermm.sequences import Sequences, inputs_outputs, observations
+from hiermm.sequences import Sequences, check_features, inputs_outputs, observations
 
 
 class HMMFamily(MarkovModel):
@@ -35,7 +35,7 @@ class HMMFamily(MarkovModel):
         sequences = observations(X, lengths, labels=text)
         if lengths is None and sequences.form == "array" and _looks_like_lengths(y, sequences.n_steps):
             raise ValueError("the second argument, y, is ignored here, and looks like lengths: give lengths=...")
-        self._check_features(X, sequences.outputs.shape[1], reset)
+        check_features(self, X, sequences.outputs.shape[1], reset)
         if not text:
             if reset:
                 self.__dict__.pop("classes_", None)
@@ -122,7 +122,7 @@ class IOHMMFamily(MarkovModel):
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         sequences = inputs_outputs(X, y, lengths, labels=emission.discrete)
-        self._check_features(X, sequences.inputs.shape[1], reset)
+        check_features(self, X, sequences.inputs.shape[1], reset)
         self._check_symbols(sequences, reset)
         if reset:
             self.__dict__.pop("classes_", None)
@@ -136,7 +136,7 @@ class IOHMMFamily(MarkovModel):
     def _read_inputs(self, X, lengths):
         check_is_fitted(self, "emission_")
         sequences = inputs_outputs(X, None, lengths)
-        self._check_features(X, sequences.inputs.shape[1], reset=False)
+        check_features(self, X, sequences.inputs.shape[1], reset=False)
         self._check_symbols(sequences, reset=False)
         return sequences
 

@@ -102,9 +102,12 @@ class FittedMarkov(BaseEstimator):
         return float(self.sequence_log_likelihoods(X, y, lengths=lengths).sum())
 
     def score(self, X, y=None, *, lengths=None):
-        """Return the mean log-likelihood in nats per observed step (a step with at least one observed entry)."""
+        """Return the mean log-likelihood in nats per observed step (a step with at least one observed entry).
+
+        ValueError if no step is observed.
+        """
         parameters, sequences = self._parameters(), self._read_outputs(X, y, lengths)
-        return float(log_likelihoods(parameters, sequences).sum() / max(sequences.n_observed(), 1))
+        return float(log_likelihoods(parameters, sequences).sum() / _n_observed("score", sequences))
 
     def aic(self, X, y=None, *, lengths=None):
         """Return Akaike's information criterion, -2 log L + 2 n_parameters_ (lower is better)."""
@@ -114,7 +117,7 @@ class FittedMarkov(BaseEstimator):
         """Return the Bayesian information criterion, -2 log L + n_parameters_ log(observed steps) (lower is better)."""
         parameters, sequences = self._parameters(), self._read_outputs(X, y, lengths)
         total = log_likelihoods(parameters, sequences).sum()
-        return float(-2 * total + parameters.n_parameters * np.log(max(sequences.n_observed(), 1)))
+        return float(-2 * total + parameters.n_parameters * np.log(_n_observed("bic", sequences)))
 
     # -- hidden states -----------------------------------------------------------------------------------------------
 
@@ -286,6 +289,14 @@ class FittedMarkov(BaseEstimator):
         rows = states if transitions.emit is None else transitions.emit[states]
         with _named_rows(sequences):
             return parameters.emission.sample(rows, sequences.inputs, rng), states
+
+
+def _n_observed(name, sequences):
+    """Return the number of observed steps, which `name` needs."""
+    n = sequences.n_observed()
+    if n == 0:
+        raise ValueError(f"{name} needs an observed output: every output is missing.")
+    return n
 
 
 @contextmanager

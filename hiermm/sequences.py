@@ -5,8 +5,10 @@ from functools import cached_property
 
 import numpy as np
 from sklearn.utils import check_array
+from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 REPEATS = 16  # times that each symbol occurs, from which on it pays to look at symbols and not at steps
+LARGEST = 1e140  # squares of larger numbers overflow where they are summed; those of numbers below 1 / LARGEST vanish
 BLOCK = 1 << 16  # rows looked at together when values are checked, so that a check never copies the data
 
 
@@ -153,6 +155,31 @@ def inputs_outputs(X, y=None, lengths=None, labels=False):
     return Sequences(packed, outputs, offsets, form)
 
 
+def check_features(model, X, n_features, reset):
+    """Learn (`reset`) or check number and names of the columns of X, in every data frame that it holds."""
+    several = form_of(X) != "array"
+    _check_feature_names(model, X[0] if several else X, reset=reset)
+    for part in X[1:] if isinstance(X, (list, tuple)) else ():
+        if several and hasattr(part, "columns"):
+            _check_feature_names(model, part, reset=False)
+    _check_n_features(model, np.empty((1, n_features)) if several else X, reset=reset)
+
+
+def refuse_extremes(sequences):
+    """Raise ValueError if the squares of a column would overflow or vanish, naming sequence, step and column."""
+    for name, array in [("input", sequences.inputs), ("output", sequences.outputs)]:
+        largest = np.zeros(array.shape[1])
+        for lo in range(0, len(array), BLOCK):
+            largest = np.fmax(largest, np.fmax.reduce(np.abs(array[lo : lo + BLOCK]), axis=0))
+        for column in np.flatnonzero((largest > LARGEST) | ((largest > 0) & (largest < 1 / LARGEST))):
+            row = int(np.argmax(np.abs(array[:, column]) == largest[column]))
+            sequence, step = sequences.locate(row)
+            raise ValueError(
+                f"sequence {sequence}, step {step}: {name} {array[row, column]:g}, the largest of column {column}, is "
+                "out of the range in which numbers can be squared: scale the data."
+            )
+
+
 def pack_outputs(y, offsets, several):
     """Return y as one array (n_steps, D) of its own dtype, one target a sequence spread over its steps as missing."""
     lengths = np.diff(offsets)
@@ -186,7 +213,12 @@ def pack_outputs(y, offsets, several):
 
 def _dtype(y):
     """Return object for labels, so that numpy never turns None or a number among strings into text."""
-    array = np.asarray(y)
+    try:
+        array = np.asarray(y)
+    except ValueError:
+        raise ValueError(
+            "y must follow X: one array (T,) or (T, D) for one array X, a list of arrays for a list of sequences."
+        ) from None
     return object if array.dtype.kind in "OUS" else None
 
 
@@ -214,7 +246,7 @@ def _pack(X, lengths, missing, labels=False):
         "ensure_min_features": int(missing),
         "input_name": "X",
     }
-    form = _form(X)
+    form = form_of(X)
     if form == "array":
         packed = check_array(X, **options)
         offsets = _offsets(lengths, len(packed))
@@ -236,7 +268,7 @@ def _pack(X, lengths, missing, labels=False):
     return packed, offsets, form
 
 
-def _form(X):
+def form_of(X):
     """Say how X holds its sequences: "array" (or a list of rows), "list" of 2-D arrays, or a 3-D "stack"."""
     if isinstance(X, (list, tuple)):
         if len(X) == 0:
@@ -244,7 +276,7 @@ def _form(X):
         shapes = {np.shape(part) for part in X}
         if any(len(shape) >= 2 for shape in shapes):
             return "list"
-        if len(shapes) > 1:
+        if len(shapes) > 1 or hasattr(X[0], "dtype"):  # arrays of one dimension: sequences or rows?
             raise ValueError(
                 "X: the sequences of a list have two dimensions (steps, features), the rows of one sequence equal "
                 f"lengths; found the shapes {sorted(shapes)[:3]}. For one feature use x.reshape(-1, 1)."
@@ -254,6 +286,8 @@ def _form(X):
         if len(X) == 0:
             raise ValueError("X holds no sequence: 0 sample(s), a minimum of 1 is required.")
         return "stack"
+    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1 and len(X) and np.ndim(X[0]) > 0:
+        raise ValueError("X is an array of arrays: give the sequences as a list, list(X).")
     return "array"
 
 

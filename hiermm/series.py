@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 
 from hiermm.datasets import load_new_york_weather
+from hiermm.sequences import LARGEST
 
 MIN_STEPS = 8  # usable steps that a group needs to be cut into two parts
 
@@ -73,6 +74,8 @@ class Series:
         for name in wanted:
             if name not in header:
                 raise ValueError(f"there is no column {name!r} in {path}; its columns are {', '.join(header)}")
+            if header.count(name) > 1:
+                raise ValueError(f"{path} has {header.count(name)} columns of the name {name!r}")
             if wanted.count(name) > 1:
                 raise ValueError(f"column {name!r} is asked for twice, among target, inputs and group")
         columns = [header.index(name) for name in wanted]
@@ -118,8 +121,9 @@ def _number(cell, line, name, missing):
         raise ValueError(f"line {line}, column {name!r}: {cell!r} is not a number") from None
     if math.isnan(value) and not missing:
         raise ValueError(f"line {line}, column {name!r}: an input must not be missing")
-    if math.isinf(value):
-        raise ValueError(f"line {line}, column {name!r}: {cell!r} is not finite")
+    if abs(value) > LARGEST:
+        what = "not finite" if math.isinf(value) else "too large to be squared: scale the data"
+        raise ValueError(f"line {line}, column {name!r}: {cell!r} is {what}")
     return value
 
 

@@ -89,6 +89,8 @@ def test_numbers_of_the_table_are_those_of_the_functions(observed, peer):
     assert result.curve("driven", "contraction")[0].tolist() == [1, 5]
     with pytest.raises(KeyError, match="no model 'x'"):
         result.curve("x", "contraction")
+    with pytest.raises(KeyError, match="no quantity 'speed'"):
+        result.curve("peer", "speed")
 
 
 def test_every_model_is_judged_on_the_outputs(observed, peer):
@@ -136,6 +138,23 @@ def test_lists_of_sequences(observed, peer):
     assert result.table[1]["contraction_45"] == pytest.approx(0.5**45)
     once = an.compare({"driven": Driven()}, X, [1.0, 2.0, 3.0], lags=[1, 45], analysis_steps=100)
     assert once.table[0]["credit_45"] == pytest.approx(0.5**45)
+
+
+def test_the_form_of_the_data_does_not_matter(observed, peer):
+    own = HMM.from_parameters(initial=[0.5, 0.5], transition=STICKY, emission=gaussian(2))
+    X, y = np.zeros((2, 60, 2)), observed.reshape(2, 60)
+    models = {"own": own, "peer": peer}
+    tables = [an.compare(models, *data, lags=[1]).table for data in [(list(X), list(y)), (tuple(X), tuple(y)), (X, y)]]
+    assert tables[0] == tables[1] == tables[2]
+    rows = an.compare(models, observed.tolist(), lags=[1], analysis_steps=100).table
+    assert rows == an.compare(models, observed, lags=[1], analysis_steps=100).table
+
+
+def test_chains_without_data_have_no_score_and_no_credit():
+    own = HMM.from_parameters(initial=[0.5, 0.5], transition=STICKY, emission=gaussian(2))
+    row = an.compare({"own": own}, lags=[1]).table[0]
+    assert row["score"] is None and row["credit_1"] is None
+    assert row["contraction_1"] == pytest.approx(0.85)
 
 
 def test_operators_alone_and_warnings_as_notes():

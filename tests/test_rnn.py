@@ -149,6 +149,8 @@ def test_data_are_checked():
         model.score(X, ["up", "down", "up", "sideways"])
     with pytest.raises(ValueError, match="features"):
         model.predict([x[:, :1] for x in X])
+    with pytest.raises(ValueError, match=r"^sequence 0, step 1: output 1e\+200"):
+        MultiscaleRNN(**QUICK).fit(np.zeros((3, 1)), [0.5, 1e200, -1.0])
     with pytest.raises(ValueError, match="every output is missing"):
         model.score(X, [None] * 4)
     numbers = MultiscaleRNN(**QUICK).fit(*echo(0, 3))
@@ -158,18 +160,29 @@ def test_data_are_checked():
 
 
 def test_known_parameters_are_checked():
+    zeros = {"recurrent": (1, 2, 2), "inputs": (2, 1), "bias": (2,), "readout": (1, 2), "readout_bias": (1,)}
+    zeros = {name: np.zeros(shape) for name, shape in zeros.items()} | {"n_units": (2,), "timescales": (1,)}
+    MultiscaleRNN.from_parameters(**zeros)
     with pytest.raises(ValueError, match="inputs must have shape"):
-        MultiscaleRNN.from_parameters(
-            recurrent=np.zeros((1, 2, 2)), inputs=np.zeros((3, 1)), bias=np.zeros(2), readout=np.zeros((1, 2)),
-            readout_bias=np.zeros(1), n_units=(2,), timescales=(1,),
-        )  # fmt: skip
+        MultiscaleRNN.from_parameters(**zeros | {"inputs": np.zeros((3, 1))})
+    for name in ("recurrent", "inputs", "bias", "readout", "readout_bias"):
+        for value in (np.nan, np.inf):
+            with pytest.raises(ValueError, match=rf"^{name}\[0.* is not finite"):
+                MultiscaleRNN.from_parameters(**zeros | {name: zeros[name] + value})
+    with pytest.raises(ValueError, match="noise_variance must hold 1 positive"):
+        MultiscaleRNN.from_parameters(**zeros, noise_variance=[np.inf])
     with pytest.raises(ValueError, match="noise_variance"):
         known(0, noise_variance=[-1.0])
     with pytest.raises(ValueError, match="classes has 2 labels"):
         known(0, 3, classes=["a", "b"])
+    with pytest.raises(ValueError, match="classes must be distinct"):
+        known(0, 3, classes=["a", "b", "a"])
     model = known(0, 3, classes=["a", "b", "c"])
     assert model.predict(np.zeros((4, 2))).tolist()[0] in "abc"
     assert model.n_parameters_ == 49 + 14 + 7 + 2 * 8
+    turned, u = known(0, 3, classes=[7, 1, 3]), np.zeros((1, 2))
+    for column, label in enumerate([7, 1, 3]):
+        assert turned.score(u, [label]) == pytest.approx(np.log(turned.predict_proba(u)[0, column]), rel=1e-12)
 
 
 def test_constant_and_perfect_outputs_are_finite():

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -93,3 +94,11 @@ def test_input_forms():
     for form in (X.astype(np.float32), X.astype(int), np.asfortranarray(X), frozen, wide[:, ::2], X.tolist()):
         assert model.score(form, y) == expected
         assert np.array_equal(clone(model).fit(form, y).recurrent_, model.recurrent_)
+
+
+def test_names_of_features_hold_for_every_frame_of_a_list():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(9, 2)), columns=["speed", "turn"])
+    model = MultiscaleRNN(**SMALL).fit([frame, frame], [frame["speed"]] * 2)
+    assert model.feature_names_in_.tolist() == ["speed", "turn"]
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict([frame, frame[["turn", "speed"]]])

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from hiermm.labels import encode, is_missing, learn_classes
-from hiermm.sequences import Sequences, inputs_outputs, observations
+from hiermm.sequences import Sequences, inputs_outputs, observations, refuse_extremes
 
 A, B = np.arange(6.0).reshape(3, 2), np.array([[7.0, 8.0]])
 
@@ -79,6 +79,9 @@ REFUSALS = [
     (lambda: observations([A, np.zeros((2, 3))]), "sequence 1 of X has 3 features"),
     (lambda: observations([A, np.zeros(2)]), "sequence 1 of X must have two dimensions"),
     (lambda: observations([np.zeros(3), np.zeros(4)]), "sequences of a list have two dimensions"),
+    (lambda: observations([np.zeros(3), np.zeros(3)]), r"two dimensions .* found the shapes \[\(3,\)\]"),
+    (lambda: observations([pd.Series([1.0, 2.0])] * 2), "sequences of a list have two dimensions"),
+    (lambda: observations(np.array([A, B], dtype=object)), r"give the sequences as a list, list\(X\)"),
     (lambda: observations([A], lengths=[3]), "goes with one array"),
     (lambda: observations(A, lengths=[1, 1]), "sum to 2 but X has 3 steps"),
     (lambda: observations(A, lengths=[3, 0]), "sequence 1 has length 0"),
@@ -96,6 +99,7 @@ REFUSALS = [
     (lambda: inputs_outputs([A, B], [[1, 2, 3], 1]), "sequence 1: X has 1 steps but y has one target"),
     (lambda: inputs_outputs(A, [1, 2, np.inf]), "y is infinite at sequence 0, step 2"),
     (lambda: inputs_outputs(A, ["a", "b", "c"]), "must hold numbers"),
+    (lambda: inputs_outputs(A, [[1.0, 2.0], [3.0]]), "y must follow X"),
     (lambda: inputs_outputs([A, B], [np.ones((3, 2)), np.ones((1, 1))]), "unequal numbers of columns"),
 ]
 
@@ -173,3 +177,22 @@ def test_unknown_labels_are_named():
 def test_sequences_know_their_size():
     data = Sequences(np.zeros((5, 0)), np.array([[1.0], [np.nan], [2.0], [np.nan], [np.nan]]), np.array([0, 2, 5]))
     assert (len(data), data.n_steps, data.n_observed()) == (2, 5, 2)
+
+
+def test_known_classes_in_any_order():
+    labels, offsets = np.array([[3.0], [np.nan], [1.0], [7.0]]), np.array([0, 4])
+    np.testing.assert_array_equal(encode(labels, np.array([7, 1, 3]), offsets)[:, 0], [2, np.nan, 1, 0])
+    with pytest.raises(ValueError, match="step 3: label 7"):
+        encode(labels, np.array([4, 3, 1]), offsets)
+
+
+def test_numbers_that_cannot_be_squared_are_named():
+    u, y = np.ones((4, 2)), np.array([[1.0, 0.0], [np.nan, 0.0], [1e-200, np.nan], [1e139, 0.0]])
+    refuse_extremes(Sequences(u, y, np.array([0, 3, 4])))
+    for size in (1e200, -1e200):
+        u[2, 1] = size
+        with pytest.raises(ValueError, match=r"^sequence 0, step 2: input -?1e\+200, the largest of column 1"):
+            refuse_extremes(Sequences(u, y, np.array([0, 3, 4])))
+    y[:, 1] = [0, 1e-200, np.nan, -2e-200]
+    with pytest.raises(ValueError, match=r"^sequence 1, step 0: output -2e-200, the largest of column 1"):
+        refuse_extremes(Sequences(np.empty((4, 0)), y, np.array([0, 3, 4])))

@@ -56,6 +56,8 @@ def test_csv_without_inputs_and_with_a_byte_order_mark(tmp_path):
         ("y,u\n1,2\n1,-\n", {"inputs": ("u",)}, "line 3, column 'u': '-' is not a number"),
         ("y,u\n1,2\n1,\n", {"inputs": ("u",)}, "line 3, column 'u': an input must not be missing"),
         ("y,u\n1,2\n1,NaN\n", {"inputs": ("u",)}, "line 3, column 'u': an input must not be missing"),
+        ("y,u,y\n1,2,3\n", {}, "data.csv has 2 columns of the name 'y'"),
+        ("y,u\n1,2\n1e200,2\n", {}, "line 3, column 'y': '1e200' is too large"),
         ("y,u\ninf,2\n", {}, "line 2, column 'y': 'inf' is not finite"),
         ("y,u\n1,-Infinity\n", {"inputs": ("u",)}, "line 2, column 'u': '-Infinity' is not finite"),
     ],

@@ -16,6 +16,7 @@ from hiermm.analysis.products import as_operators, check_lags, longest_run
 from hiermm.analysis.report import write
 from hiermm.analysis.spectra import effective_rank, lyapunov
 from hiermm.operators import Operators
+from hiermm.sequences import form_of
 
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MEMORY = 2**28  # bytes of operators held for one model
@@ -43,6 +44,8 @@ class Comparison:
 
     def curve(self, model, quantity):
         """Return (lags, values) of one of the quantities in `CURVES` for a model, without the gaps."""
+        if quantity not in CURVES:
+            raise KeyError(f"no quantity {quantity!r}; there are {list(CURVES)}.")
         row = next((row for row in self.table if row["model"] == model), None)
         if row is None:
             raise KeyError(f"no model {model!r} here; there are {[row['model'] for row in self.table]}.")
@@ -181,7 +184,7 @@ def _needs_outputs(model):
 def _data_for(model, X, y, lengths):
     if y is None or _needs_outputs(model):
         return X, y, lengths
-    return [_column(one) for one in y] if isinstance(y, list) else _column(y), None, lengths
+    return _column(y) if form_of(X) == "array" else [_column(one) for one in y], None, lengths
 
 
 def _column(y):
@@ -202,7 +205,7 @@ def _head(X, y, lengths, n_steps):
     """The first sequences up to n_steps steps in all, the last one cut."""
     if X is None:
         return X, y, lengths
-    if isinstance(X, list) or np.ndim(X) == 3:
+    if form_of(X) != "array":
         sizes = _cut([len(one) for one in X], n_steps)
         if y is not None and any(np.ndim(target) == 0 or len(target) != len(one) for one, target in zip(X, y)):
             whole = max(1, sum(size == len(one) for one, size in zip(X, sizes)))
@@ -228,7 +231,7 @@ def _score(model, X, y, lengths):
     if X is None or not hasattr(model, "score"):
         return None
     if hasattr(model, "transmat_") and not hasattr(model, "operators"):
-        if isinstance(X, list) or np.ndim(X) == 3:
+        if form_of(X) != "array":
             X, lengths = np.concatenate(list(X)), [len(one) for one in X]
         return float(model.score(X, lengths) / len(X))
     return float(model.score(X, y) if lengths is None else model.score(X, y, lengths=lengths))

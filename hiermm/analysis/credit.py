@@ -4,6 +4,7 @@ import numpy as np
 
 from hiermm._ext import load
 from hiermm.analysis.products import as_operators, check_lags
+from hiermm.sequences import form_of
 
 _kernels = load("products")
 
@@ -69,10 +70,10 @@ def credit(model, X, y=None, lags=(0, 1, 2, 4, 8, 16, 32, 64), *, lengths=None, 
 def relative_credit(model, X, y, lags, *, lengths=None, n_ends=None):
     """Credit at the lags divided by credit at lag 0, as a list; None where no sequence reaches back so far.
 
-    Parameters as in `credit`. All None for a model that has no `credit_sources`.
+    Parameters as in `credit`. All None without data, or for a model that has no `credit_sources`.
     """
     missing = [None] * len(lags)
-    if not hasattr(model, "credit_sources"):
+    if X is None or not hasattr(model, "credit_sources"):
         return missing
     ops, sources, firsts = _sources(model, X, y, lengths)
     live = (sources != 0).any(axis=1)
@@ -110,7 +111,7 @@ def _first_steps(ops, n_steps, X, lengths):
     """Row at which every sequence begins, and one end: array (n_sequences + 1,)."""
     if ops.forever:
         if lengths is None:
-            lengths = [len(one) for one in X] if isinstance(X, list) or np.ndim(X) == 3 else [n_steps]
+            lengths = [n_steps] if form_of(X) == "array" else [len(one) for one in X]
     else:
         lengths = [stop - start + 1 for start, stop in ops.runs()]
     firsts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

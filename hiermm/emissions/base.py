@@ -279,7 +279,7 @@ def as_probabilities(name, value, ndim=2, tolerance=1e-6):
     wrong = np.abs(sums - 1.0) > tolerance
     if wrong.any():
         where = tuple(int(k) for k in np.argwhere(wrong)[0])
-        raise ValueError(f"{name}{list(where)} sums to {sums[where]:.9g}, not to 1")
+        raise ValueError(f"{name}{list(where) if where else ''} sums to {sums[where]:.9g}, not to 1")
     return array / sums[..., None]
 
 

@@ -79,4 +79,5 @@ def looks_like_classes(labels):
     if labels.dtype.kind != "f":
         return False
     observed = labels[np.isfinite(labels)]
-    return len(observed) > 0 and type_of_target(observed) in ("binary", "multiclass")
+    with np.errstate(invalid="ignore"):  # numbers beyond the range of integers
+        return len(observed) > 0 and type_of_target(observed) in ("binary", "multiclass")

@@ -6,14 +6,14 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from hiermm.labels import encode, learn_classes
 from hiermm.operators import Operators, check_dense_size
 from hiermm.rnn.checks import looks_like_classes
 from hiermm.rnn.network import Runner
 from hiermm.rnn.scaling import gaussian_log_likelihood
-from hiermm.sequences import inputs_outputs
+from hiermm.sequences import check_features, inputs_outputs
 
 
 def _classifies(model):
@@ -49,9 +49,7 @@ class FittedNetwork(BaseEstimator):
 
     def _read_inputs(self, X, lengths, reset=False):
         sequences = inputs_outputs(X, None, lengths)
-        if sequences.form == "array":
-            _check_feature_names(self, X, reset=reset)
-        _check_n_features(self, sequences.inputs[:1], reset=reset)
+        check_features(self, X, sequences.inputs.shape[1], reset)
         return sequences
 
     def _theta(self, network):

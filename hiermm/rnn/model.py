@@ -11,11 +11,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from tqdm import tqdm
 
+from hiermm.emissions.base import as_floats, as_parameter
 from hiermm.rnn.checks import check_hyperparameters
 from hiermm.rnn.fitted import FittedNetwork
 from hiermm.rnn.network import Network, Runner
 from hiermm.rnn.scaling import Scaling, gaussian_log_likelihood
 from hiermm.rnn.training import Training, train
+from hiermm.sequences import refuse_extremes
 
 
 @dataclass(frozen=True)
@@ -226,15 +228,19 @@ class MultiscaleRNN(FittedNetwork):
         Raises
         ------
         ValueError
-            If shapes do not fit the structure.
+            If shapes do not fit the structure, or a value is not finite.
         """
         model = cls(**hyperparameters)
-        given = {"recurrent": recurrent, "inputs": inputs, "bias": bias, "readout": readout}
-        given = {name: np.array(value, dtype=np.float64) for name, value in given.items()}
-        given["readout_bias"] = np.array(readout_bias, dtype=np.float64)
+        given = {
+            "recurrent": as_parameter("recurrent", recurrent, 3),
+            "inputs": as_parameter("inputs", inputs, 2),
+            "bias": as_parameter("bias", bias, 1),
+            "readout": as_parameter("readout", readout, 2),
+            "readout_bias": as_parameter("readout_bias", readout_bias, 1),
+        }
         check_hyperparameters(model)
         n_outputs = given["readout_bias"].size
-        network = model._network(given["inputs"].shape[-1] if given["inputs"].ndim == 2 else 0, n_outputs)
+        network = model._network(given["inputs"].shape[1], n_outputs)
         for name, shape in network.shapes.items():
             if given[name].shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {given[name].shape}.")
@@ -247,10 +253,13 @@ class MultiscaleRNN(FittedNetwork):
             model.classes_ = np.arange(n_outputs) if classes is None else np.asarray(classes)
             if len(model.classes_) != n_outputs:
                 raise ValueError(f"classes has {len(model.classes_)} labels for {n_outputs} read-outs.")
+            if len(set(model.classes_.tolist())) < n_outputs:
+                raise ValueError(f"classes must be distinct, got {classes!r}.")
         else:
             model.output_ = "regression"
-            model.noise_variance_ = np.array(np.ones(n_outputs) if noise_variance is None else noise_variance, float)
-            if model.noise_variance_.shape != (n_outputs,) or not (model.noise_variance_ > 0).all():
+            variance = np.ones(n_outputs) if noise_variance is None else as_floats("noise_variance", noise_variance)
+            model.noise_variance_ = variance
+            if variance.shape != (n_outputs,) or not ((variance > 0) & np.isfinite(variance)).all():
                 raise ValueError(f"noise_variance must hold {n_outputs} positive numbers, got {noise_variance!r}.")
         return model
 
@@ -289,6 +298,7 @@ class MultiscaleRNN(FittedNetwork):
         sequences = self._read(X, y, lengths, reset=not go_on)
         if not sequences.n_observed():
             raise ValueError("nothing to learn from: every output is missing.")
+        refuse_extremes(sequences)
         classes = self.output_ == "classification"
         network = self._network(self.n_features_in_, len(self.classes_) if classes else sequences.outputs.shape[1])
         seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=self.n_init + 1)
