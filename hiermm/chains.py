@@ -16,7 +16,10 @@ from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows
 from hiermm.structure import PARENT, Structure
 from hiermm.tables import TableRows
 
-DENSE_WINS = 5  # times as many multiply-adds as the levels need, for which the dense kernels are still the quicker
+DENSE_WINS = (
+    5,
+    2,
+)  # times as many multiply-adds as the levels need, for which dense kernels win: all levels seen, or not
 SMALLEST = 1e-290  # products below lose digits
 
 
@@ -98,11 +101,12 @@ class Chain:
         """The matrix (N, N) with which the dense kernels do best, or None where the levels' kernels do.
 
         A step costs N^2 multiply-adds with it and N sum_s K_s level by level, but the dense kernels have little else to
-        do. Entries that are products too small for a double are left to the levels.
+        do. (Where not all levels are seen, likelihoods are spread over the joint states first.) Entries that are
+        products too small for a double are left to the levels.
         """
-        if not self.constant or set(self.periods) != {1} or self.emit is not None:
+        if not self.constant or set(self.periods) != {1}:
             return None
-        if self.n_states > DENSE_WINS * sum(self.sizes):
+        if self.n_states > DENSE_WINS[self.emit is not None] * sum(self.sizes):
             return None
         moves = [True] * len(self.sizes)
         matrix = self.dense(self._tables, moves)[0]
@@ -146,7 +150,7 @@ class Chain:
         if self.matrix is None:
             return self.compile(inputs)
         one = np.ones(1, dtype=np.int64)
-        return Transitions(self.joint_initial, self.matrix.reshape(1, -1), None, one * self.n_states, 0, one)
+        return Transitions(self.joint_initial, self.matrix.reshape(1, -1), None, one * self.n_states, 0, one, self.emit)
 
     def smooth(self, inputs, ll, offsets, **block):
         """Smooth packed sequences and add up what the M-step needs to know of the moves.

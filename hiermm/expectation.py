@@ -68,12 +68,18 @@ class Parameters:
 
     def bytes_in_group(self):
         """Return the same for sequences side by side; the dense kernels under one matrix bound their own part."""
-        return 8 * self.emission.n_states if self.chain.matrix is not None else self.bytes_per_step()
+        return 8 * self._columns if self.chain.matrix is not None else self.bytes_per_step()
+
+    @property
+    def _columns(self):
+        """Likelihoods and posteriors of a step: of the emission, and where they differ of the joint states as well."""
+        spread = self.chain.matrix is not None and self.chain.emit is not None
+        return self.emission.n_states + (self.chain.n_states if spread else 0)
 
     def steps_at_once(self):
         """Return how many steps a piece should have, and the scratch holds: alone, and in a group side by side."""
         limit = max(SCRATCH_BYTES // self.bytes_per_step(), 2)
-        return PIECE_NUMBERS // self.emission.n_states, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
+        return PIECE_NUMBERS // self._columns, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
 
     @property
     def pooled(self):

@@ -54,12 +54,20 @@ class Transitions:
     @cached_property
     def flat(self):
         """Whether the dense kernels serve: one level, which moves at every step."""
-        return len(self.sizes) == 1 and self.periods[0] == 1 and self.emit is None
+        return len(self.sizes) == 1 and self.periods[0] == 1
 
     @cached_property
     def columns(self):
         """`emit`, spelt out."""
         return np.arange(self.n_states) if self.emit is None else self.emit
+
+    def spread(self, ll):
+        """Return values (n, M) by column of the log-likelihoods as values (n, N) by joint state."""
+        return ll if self.emit is None else np.take(ll, self.emit, axis=1, mode="clip")
+
+    def merge(self, gamma, out):
+        """Return posteriors (n, N) of joint states as posteriors (n, M) of columns, written into `out`."""
+        return out if self.emit is None else np.matmul(gamma, np.eye(out.shape[1])[self.emit], out=out)
 
     def matrices(self):
         """Return the rows of a flat chain as (L, N, N)."""
@@ -120,7 +128,7 @@ def filter(transitions, ll, offsets, *, start=0, alpha_in=None, keep=True, judge
     loglik, status = np.empty(m), np.empty(m, dtype=np.int64)
     a = transitions
     if a.flat:
-        _dense.forward(ll, offsets, a.initial, a.matrices(), a.index, alpha_in, alpha, loglik, status, judged)
+        _dense.forward(a.spread(ll), offsets, a.initial, a.matrices(), a.index, alpha_in, alpha, loglik, status, judged)
     else:
         structure = (a.sizes, a.parent, a.periods, a.columns, start)
         out = (alpha, loglik, status)
@@ -160,21 +168,13 @@ def smooth(transitions, ll, offsets, *, start=0, alpha_in=None, beta_in=None, co
     if a.flat:
         shape = (-1, a.n_states, a.n_states)
         names = {name: None if array is None else array.reshape(shape) for name, array in names.items()}
+        gamma = a.spread(ll)
+        ends = (alpha_in, beta_in)
         _dense.smooth(
-            ll,
-            offsets,
-            a.initial,
-            a.matrices(),
-            a.index,
-            alpha_in,
-            beta_in,
-            ll,
-            loglik,
-            status,
-            beta_out=before,
-            **names,
+            gamma, offsets, a.initial, a.matrices(), a.index, *ends, gamma, loglik, status, beta_out=before, **names
         )
-        return Smoothed(ll, loglik, status, xi, ll[offsets[:-1]], before)
+        first = gamma[offsets[:-1]]
+        return Smoothed(a.merge(gamma, ll) if merge else gamma, loglik, status, xi, first, before)
     gamma = np.empty(ll.shape if merge else (len(ll), a.n_states))
     first = np.empty((m, a.n_states))
     _multiscale.smooth(
@@ -192,7 +192,7 @@ def smooth_symbols(transitions, table, symbols, offsets):
     ----------
     transitions : Transitions
         Of a flat chain with L = 1.
-    table : ndarray of shape (n_symbols, N)
+    table : ndarray of shape (n_symbols, M)
         Log-likelihoods of each symbol.
     symbols : ndarray of shape (n,)
         Symbol of each step, 0..n_symbols - 1 as floats, or NaN where nothing was observed.
@@ -201,15 +201,14 @@ def smooth_symbols(transitions, table, symbols, offsets):
     Returns
     -------
     Smoothed
-        `gamma` (n_symbols, N) holds the posteriors summed over the steps of each symbol, `xi` the summed counts.
+        `gamma` (n_symbols, M) holds the posteriors summed over the steps of each symbol, `xi` the summed counts.
     """
     a, m = transitions, len(offsets) - 1
-    gamma, first = np.empty(table.shape), np.empty((m, a.n_states))
+    gamma, first = np.empty((len(table), a.n_states)), np.empty((m, a.n_states))
     loglik, status, xi = np.empty(m), np.empty(m, dtype=np.int64), np.zeros(a.rows.shape)
-    _dense.smooth_symbols(
-        table, symbols, offsets, a.initial, a.matrices(), gamma, first, loglik, status, xi.reshape(a.matrices().shape)
-    )
-    return Smoothed(gamma, loglik, status, xi, first, None)
+    out = (gamma, first, loglik, status, xi.reshape(a.matrices().shape))
+    _dense.smooth_symbols(a.spread(table), symbols, offsets, a.initial, a.matrices(), *out)
+    return Smoothed(gamma if a.emit is None else a.merge(gamma, np.empty_like(table)), loglik, status, xi, first, None)
 
 
 def viterbi(transitions, ll, offsets):
@@ -219,7 +218,9 @@ def viterbi(transitions, ll, offsets):
     with np.errstate(divide="ignore"):
         log_initial, log_rows = np.log(a.initial), np.log(a.rows)
     if a.flat:
-        _dense.viterbi(ll, offsets, log_initial, log_rows.reshape(a.matrices().shape), a.index, path, log_prob)
+        _dense.viterbi(
+            a.spread(ll), offsets, log_initial, log_rows.reshape(a.matrices().shape), a.index, path, log_prob
+        )
     else:
         structure = (a.sizes, a.parent, a.periods, a.columns)
         _multiscale.viterbi(ll, offsets, log_initial, log_rows, a.index, *structure, path, log_prob)

@@ -73,8 +73,8 @@ class MultiscaleHMM(_Multiscale, HMMFamily):
     Notes
     -----
     Exact inference at N sum_s K_s multiplications a step (divided by n_s for the levels of a periodic clock) instead
-    of N^2: a step sums out the levels one after the other. Where N^2 is at most 5 times as many and all levels are
-    seen, under sticky clocks, the joint matrix is used nevertheless, because it is quicker.
+    of N^2: a step sums out the levels one after the other. Where N^2 is at most 5 times as many (2 times with
+    `emission_levels`), sticky clocks use the joint matrix nevertheless, because it is quicker.
 
     References
     ----------
