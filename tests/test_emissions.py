@@ -273,6 +273,14 @@ REFUSED = [
     ),
     (lambda: Product([Gaussian()]).check(np.ones((3, 1)), NONE[:3]), "channel 0 must be a pair"),
     (lambda: Product([]).check(np.ones((3, 2)), NONE[:3]), "at least one"),
+    (lambda: Product(None).check(np.ones((3, 2)), NONE[:3]), r"at least one pair .*, got None"),
+    (lambda: Product([(Gaussian(), [0.7])]).check(np.ones((3, 1)), NONE[:3]), r"channel 0 .* numbers, got \[0.7\]"),
+    (lambda: Product([(Gaussian(), [0]), (Poisson(), [])]).check(np.ones((3, 1)), NONE[:3]), "channel 1 must have a"),
+    (lambda: Product([(Gaussian(), ["a"])]).check(np.ones((3, 1)), NONE[:3]), "channel 0 must have a list of column"),
+    (
+        lambda: Gaussian(means_prior=np.nan, means_weight=1).initialise(np.ones((3, 1)), NONE[:3], 2, rng(0)),
+        "^means_prior is not finite",
+    ),
     (lambda: Product([(Gaussian(), [0]), (Poisson(), [0])]).check(np.ones((3, 2)), NONE[:3]), "each once"),
     (
         lambda: Product([(Gaussian(), [0]), (Poisson(), [1])]).check(-np.ones((3, 2)), NONE[:3]),

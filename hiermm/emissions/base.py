@@ -251,7 +251,7 @@ def as_parameter(name, value, ndim):
         raise ValueError(f"{name} must have {wanted} axes, got shape {array.shape}")
     if array.size and not np.isfinite(array).all():
         where = tuple(int(k) for k in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(f"{name}{list(where)} is not finite")
+        raise ValueError(f"{name}{list(where) if where else ''} is not finite")
     return array
 
 

@@ -65,14 +65,16 @@ class Product(Emission):
 
     def _channels(self):
         """Return the checked list of (emission, columns) as given to the constructor."""
-        if not len(self.emissions):
-            raise ValueError("Product needs at least one emission")
+        if not isinstance(self.emissions, (tuple, list)) or not self.emissions:
+            raise ValueError(f"Product needs a list of at least one pair (Emission, columns), got {self.emissions!r}")
         channels = []
         for i, pair in enumerate(self.emissions):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Emission):
                 raise ValueError(f"channel {i} must be a pair (Emission, columns), got {pair!r}")
-            columns = tuple(int(c) for c in np.atleast_1d(pair[1]))
-            channels.append((pair[0], columns))
+            columns = np.atleast_1d(pair[1])
+            if columns.ndim != 1 or columns.dtype.kind not in "iu" or not len(columns):
+                raise ValueError(f"channel {i} must have a list of column numbers, got {pair[1]!r}")
+            channels.append((pair[0], tuple(columns.tolist())))
         used = sorted(c for _, columns in channels for c in columns)
         if used != list(range(len(used))):
             raise ValueError(f"the channels' columns must be 0..D-1, each once; got {used}")
