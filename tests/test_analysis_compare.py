@@ -288,6 +288,15 @@ def test_pictures_of_single_models(observed, peer):
     for wrong in [np.ones((2, 2)), np.ones((2, 3))]:
         with pytest.raises(ValueError, match="rows sum to one"):
             plots.plot_transitions(wrong)
+    for call, message in [
+        (lambda: plots.plot_transitions(peer, names=["low"]), "names holds 1 names for 2 states"),
+        (lambda: plots.plot_posteriors(own, [observed, observed], sequence=2), "sequence must be 0 to 1, got 2"),
+        (lambda: plots.plot_posteriors(own, observed, sequence=1), "sequence must be 0 to 0, got 1"),
+        (lambda: plots.plot_posteriors(Driven(), observed), "Driven has no posteriors"),
+        (lambda: plots.plot_history(own, HMM(3), names=["a", "b"]), "model 'b' has no history"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
     with pytest.raises(ValueError, match="network"):
         plots.plot_transitions(Operators.from_arrays(np.eye(2), kind="jacobian"))
     matplotlib.pyplot.close("all")

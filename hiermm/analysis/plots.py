@@ -36,7 +36,10 @@ def transition_matrix(source):
 
 
 def _state_names(names, n):
-    return [str(k) for k in range(n)] if names is None else list(names)
+    names = [str(k) for k in range(n)] if names is None else list(names)
+    if len(names) != n:
+        raise ValueError(f"names holds {len(names)} names for {n} states.")
+    return names
 
 
 def plot_transitions(source, *, names=None, ax=None):
@@ -192,6 +195,8 @@ def _posterior_panels(model, X, y, lengths):
     """[(title, posteriors)], one a level."""
     options = {} if lengths is None else {"lengths": lengths}
     if not hasattr(model, "posterior"):
+        if not hasattr(model, "transmat_"):
+            raise ValueError(f"{type(model).__name__} has no posteriors of hidden states.")
         return [("Hidden states", model.predict_proba(X, lengths))]
     n_levels = len(model.n_states) if np.ndim(model.n_states) else 1
     if n_levels == 1:
@@ -203,11 +208,12 @@ def _posterior_panels(model, X, y, lengths):
 
 def _one_sequence(gamma, lengths, sequence):
     if isinstance(gamma, list) or np.ndim(gamma) == 3:
-        return np.asarray(gamma[sequence])
-    if lengths is None:
-        return gamma
-    stop = np.cumsum(lengths)[sequence]
-    return gamma[stop - lengths[sequence] : stop]
+        parts = gamma
+    else:
+        parts = [gamma] if lengths is None else np.split(gamma, np.cumsum(lengths)[:-1])
+    if sequence not in range(len(parts)):
+        raise ValueError(f"sequence must be 0 to {len(parts) - 1}, got {sequence!r}.")
+    return np.asarray(parts[sequence])
 
 
 def plot_spectrum(model, lags, X=None, *, lengths=None, ax=None):
@@ -262,6 +268,8 @@ def plot_history(*models, names=None, ax=None):
     ax = _axis(ax, (7, 4.5))
     names = [type(model).__name__ for model in models] if names is None else names
     for k, (model, name) in enumerate(zip(models, names)):
+        if not (hasattr(model, "history_") or hasattr(model, "monitor_")):
+            raise ValueError(f"model {name!r} has no history: it has not been fitted.")
         history = np.asarray(model.history_ if hasattr(model, "history_") else list(model.monitor_.history))
         look = style(k) | {"marker": style(k)["marker"] if len(history) <= 40 else None}
         ax.plot(np.arange(len(history)), history, **look, label=name)
