@@ -8,6 +8,7 @@ import numpy as np
 PARENT = {"slower": -1, "faster": 1, "none": 0}
 CLOCKS = ("sticky", "periodic")
 MAX_BYTES = 1 << 31  # largest chain
+LONGEST = 2.0**53  # time scales from here on would make 1 - 1 / n a 1, and steps are counted in integers of 64 bits
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class Structure:
         levels = self.emission_levels
         known = range(len(self.sizes))
         if levels is not None and (
-            not levels or any(s not in known for s in levels) or list(levels) != sorted(set(levels))
+            not levels
+            or any(not isinstance(s, int) or s not in known for s in levels)
+            or list(levels) != sorted(set(levels))
         ):
             raise ValueError(
                 f"emission_levels must be None or increasing level numbers below {len(self.sizes)}, got {levels!r}."
@@ -106,11 +109,13 @@ class Structure:
             whole = isinstance(scale, (int, np.integer)) and not isinstance(scale, bool)
             if (
                 not isinstance(scale, (int, float, np.number))
-                or not 1 <= scale < np.inf
+                or not 1 <= scale < LONGEST
                 or (self.clock == "periodic" and not whole)
             ):
-                kind = "whole numbers of steps" if self.clock == "periodic" else "finite numbers"
-                raise ValueError(f"timescales[{s}] = {scale!r}: a {self.clock} clock takes {kind} of at least 1.")
+                kind = "whole numbers of steps" if self.clock == "periodic" else "numbers"
+                raise ValueError(
+                    f"timescales[{s}] = {scale!r}: a {self.clock} clock takes {kind} of at least 1 and below 2^53."
+                )
 
 
 def check_counts(name, values):
