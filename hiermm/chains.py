@@ -106,12 +106,14 @@ class Chain:
         """
         if not self.constant or set(self.periods) != {1}:
             return None
+        if self.flat:
+            return self._tables.reshape(self.n_states, self.n_states)
         if self.n_states > DENSE_WINS[self.emit is not None] * sum(self.sizes):
             return None
         moves = [True] * len(self.sizes)
         matrix = self.dense(self._tables, moves)[0]
-        lost = len(self.sizes) > 1 and ((matrix < SMALLEST) & (self.dense(self._tables > 0, moves)[0] > 0)).any()
-        return None if lost else matrix
+        lost = (matrix < SMALLEST) & (self.dense(self._tables > 0, moves)[0] > 0)
+        return None if lost.any() else matrix
 
     @cached_property
     def bounds(self):

@@ -170,12 +170,13 @@ def refuse_extremes(sequences):
     for name, array in [("input", sequences.inputs), ("output", sequences.outputs)]:
         largest = np.zeros(array.shape[1])
         for lo in range(0, len(array), BLOCK):
-            largest = np.fmax(largest, np.fmax.reduce(np.abs(array[lo : lo + BLOCK]), axis=0))
-        for column in np.flatnonzero((largest > LARGEST) | ((largest > 0) & (largest < 1 / LARGEST))):
-            row = int(np.argmax(np.abs(array[:, column]) == largest[column]))
+            for j, column in enumerate(array[lo : lo + BLOCK].T):  # one by one: reducing short rows is slow
+                largest[j] = np.fmax(largest[j], np.fmax.reduce(np.abs(column)))
+        for j in np.flatnonzero((largest > LARGEST) | ((largest > 0) & (largest < 1 / LARGEST))):
+            row = int(np.argmax(np.abs(array[:, j]) == largest[j]))
             sequence, step = sequences.locate(row)
             raise ValueError(
-                f"sequence {sequence}, step {step}: {name} {array[row, column]:g}, the largest of column {column}, is "
+                f"sequence {sequence}, step {step}: {name} {array[row, j]:g}, the largest of column {j}, is "
                 "out of the range in which numbers can be squared: scale the data."
             )
 
