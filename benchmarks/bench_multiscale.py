@@ -12,7 +12,11 @@ import time
 import numpy as np
 from hmmlearn import _hmmc
 
+from hiermm import MultiscaleHMM, chains
 from hiermm._ext import load
+from hiermm.emissions import Gaussian
+from hiermm.expectation import Expectation
+from hiermm.sequences import observations
 
 structured, dense = load("multiscale"), load("dense")
 
@@ -116,6 +120,31 @@ def growth(sizes, steps=2_000, periods=None):
     }
 
 
+def quickest(sizes, m, steps):
+    """E-step of a chain of few joint states as fits run it, on the joint matrix, beside the same level by level."""
+    work, rng = Work(sizes, 2), np.random.default_rng(1)
+    model = MultiscaleHMM.from_parameters(
+        initial=[rows[:, 0] for rows in work.levels],
+        transition=work.levels,
+        timescales=None,
+        emission=Gaussian.from_parameters(means=rng.normal(size=(work.N, 1)), covariances=np.ones((work.N, 1))),
+    )
+    expectation = Expectation(observations(rng.normal(size=(m * steps, 1)), [steps] * m))
+    wins, parameters = chains.DENSE_WINS, []
+    for bounds in (wins, (0, 0)):
+        chains.DENSE_WINS = bounds
+        parameters.append(model._parameters())
+        assert (parameters[-1].chain.matrix is None) == (bounds == (0, 0))
+    chains.DENSE_WINS = wins
+    contenders = [lambda one=one: expectation.statistics(one) for one in parameters]
+    joint, levels = (contender() for contender in contenders)
+    for name in joint[1]:
+        np.testing.assert_allclose(joint[1][name], levels[1][name], rtol=1e-9)
+    ours, by_level = seconds(contenders, 15)
+    row = {"work": "E-step, few joint states", "sizes": sizes, "sequences": m, "steps": m * steps, "seconds": ours}
+    return {**row, "by_level_seconds": by_level, "times_by_level": by_level / ours}
+
+
 def fitting(name, counts=True, gamma=False, **chain):
     work = Work(**chain)
     return {
@@ -131,6 +160,8 @@ def rows():
     yield against_the_joint_matrix((4, 4, 4), 10_000, 7)
     yield against_the_joint_matrix((4, 4, 4, 4), 10_000, 3)
     yield against_the_joint_matrix((3, 3, 3), 10_000, 7)
+    for sizes, (m, steps) in itertools.product([(2, 2), (3, 3), (2, 2, 2), (4, 4)], [(200, 500), (1, 10_000)]):
+        yield quickest(sizes, m, steps)
     for levels in range(1, 6):
         yield growth((4,) * levels)
     for size in (2, 3, 4, 6, 8, 12, 16):
