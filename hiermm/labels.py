@@ -1,5 +1,7 @@
 """Labels of any hashable kind to symbol codes 0..M-1 and back."""
 
+import numbers
+
 import numpy as np
 
 
@@ -9,6 +11,17 @@ def is_missing(label):
         return label is None or bool(label != label)
     except TypeError:  # NA: neither equal to itself nor not
         return True
+
+
+def holds_labels(data):
+    """Whether an array-like holds labels: text, or objects that are neither numbers nor signs of a missing value."""
+    array = np.asarray(data)
+    if array.dtype.kind != "O":
+        return array.dtype.kind in "US"
+    return any(
+        hasattr(value, "__len__") or not (isinstance(value, numbers.Number) or is_missing(value))
+        for value in array.ravel().tolist()
+    )
 
 
 def learn_classes(labels, n_symbols=None):

@@ -6,7 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from hiermm import inference
 from hiermm.emissions import NAMES
-from hiermm.labels import encode, learn_classes
+from hiermm.labels import encode, holds_labels, learn_classes
 from hiermm.markov_base import MarkovModel
 from hiermm.operators import MAX_DENSE_BYTES
 from hiermm.pieces import plan
@@ -31,19 +31,19 @@ class HMMFamily(MarkovModel):
 
     def _read(self, X, y, lengths, emission, reset=False):
         parts = X if isinstance(X, (list, tuple)) else [X]
-        text = emission.discrete and any(np.asarray(part).dtype.kind in "OUS" for part in parts)
+        text = emission.discrete and any(holds_labels(part) for part in parts)
         sequences = observations(X, lengths, labels=text)
         if lengths is None and sequences.form == "array" and _looks_like_lengths(y, sequences.n_steps):
             raise ValueError("the second argument, y, is ignored here, and looks like lengths: give lengths=...")
         check_features(self, X, sequences.outputs.shape[1], reset)
-        if not text:
-            if reset:
-                self.__dict__.pop("classes_", None)
-            return sequences
         if reset:
-            self.classes_ = learn_classes(sequences.outputs, getattr(emission, "n_symbols", None))
-        elif not hasattr(self, "classes_"):
-            raise ValueError("X holds labels, but this model was fitted to symbol codes.")
+            self.__dict__.pop("classes_", None)
+            if text:
+                self.classes_ = learn_classes(sequences.outputs, getattr(emission, "n_symbols", None))
+        if not hasattr(self, "classes_"):
+            if text:
+                raise ValueError("X holds labels, but this model was fitted to symbol codes.")
+            return sequences
         codes = encode(sequences.outputs, self.classes_, sequences.offsets)
         return Sequences(sequences.inputs, codes, sequences.offsets, sequences.form)
 

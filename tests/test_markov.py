@@ -26,6 +26,22 @@ def test_names_of_features_follow_the_last_fit(series):
     assert not hasattr(quiet(model, [X[:300], X[300:]]), "feature_names_in_")
 
 
+def test_numbers_are_no_words_and_words_no_numbers():
+    words = quiet(HMM(2, emission="categorical", max_iter=2, random_state=0), np.array([["1"], ["2"], ["1"]]))
+    with pytest.raises(ValueError, match="step 0: label 1.0 is not among the classes .'1', '2'. seen in fit"):
+        words.score([[1], [2]])
+    codes = np.array([[0.0], [2.0], [np.nan], [2.0], [0.0]])
+    known = quiet(HMM(2, emission="categorical", max_iter=2, random_state=0), codes)
+    objects = np.array([[0], [2], [None], [2], [0]], dtype=object)
+    for X in [objects, objects.tolist(), pd.DataFrame(objects), pd.DataFrame({"code": objects[:, 0]}, dtype="Int64")]:
+        model = quiet(HMM(2, emission="categorical", max_iter=2, random_state=0), X)
+        assert not hasattr(model, "classes_")
+        np.testing.assert_array_equal(model.emission_.probs_, known.emission_.probs_)
+    assert known.score(objects) == known.score(codes)
+    with pytest.raises(ValueError, match="X holds labels, but this model was fitted to symbol codes"):
+        known.score([["a"]])
+
+
 def test_shared_slopes_from_parameters():
     known = {"coef": np.ones((2, 2, 1)) * [[[1.0], [-1.0]]], "intercept": np.zeros((2, 2))}
     known |= {"initial": [0.5, 0.5], "emission": Gaussian.from_parameters(means=[[0], [1]], covariances=[[1], [1]])}
