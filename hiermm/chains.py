@@ -56,29 +56,25 @@ class Chain:
         """Number N of joint states."""
         return self.structure.n_states
 
-    @cached_property
+    @property
     def levels(self):
         """State of each level in each joint state, shape (S, N)."""
-        return np.indices(self.sizes).reshape(len(self.sizes), -1)
+        return self.structure.levels
 
-    def parent_states(self, level):
-        """State of the parent of `level` in each joint state, shape (N,); zeros without a parent."""
-        parent = self.structure.parent(level)
-        return np.zeros(self.n_states, dtype=np.int64) if parent is None else self.levels[parent]
-
-    @cached_property
+    @property
     def emit(self):
         """Emission row of each joint state, shape (N,), or None where it is the joint state."""
-        seen = self.structure.emission_levels
-        if seen is None:
-            return None
-        rows = np.ravel_multi_index([self.levels[s] for s in seen], [self.sizes[s] for s in seen])
-        return None if np.array_equal(rows, np.arange(self.n_states)) else rows
+        return self.structure.emit
+
+    @property
+    def bounds(self):
+        """Where each level's rows begin in a packed row of all levels, shape (S + 1,)."""
+        return self.structure.bounds
 
     @cached_property
     def joint_initial(self):
         """Joint initial distribution, shape (N,)."""
-        parts = [pi[self.parent_states(s), self.levels[s]] for s, pi in enumerate(self.initial)]
+        parts = [pi[self.structure.parent_states(s), self.levels[s]] for s, pi in enumerate(self.initial)]
         return np.prod(parts, axis=0)
 
     @property
@@ -86,10 +82,10 @@ class Chain:
         """Whether the transitions are computed anew at every step (softmax rows)."""
         return isinstance(self.rows[0], SoftmaxRows)
 
-    @cached_property
+    @property
     def flat(self):
         """Whether there is one level, which moves at every step and is seen."""
-        return len(self.sizes) == 1 and self.periods[0] == 1 and self.emit is None
+        return self.structure.flat
 
     @property
     def constant(self):
@@ -114,11 +110,6 @@ class Chain:
         matrix = self.dense(self._tables, moves)[0]
         lost = (matrix < SMALLEST) & (self.dense(self._tables > 0, moves)[0] > 0)
         return None if lost.any() else matrix
-
-    @cached_property
-    def bounds(self):
-        """Where each level's rows begin in a packed row of all levels, shape (S + 1,)."""
-        return np.concatenate([[0], np.cumsum([r * k * k for r, k in self.structure.shapes])])
 
     def level(self, packed, s):
         """View the rows of level s in a packed array (L, total) as (L, R, K, K)."""
@@ -180,7 +171,7 @@ class Chain:
         counts = "steps" if self.driven else "sum"
         r = smooth(transitions, ll, offsets, counts=counts, merge=True, **block)
         first = r.first if block.get("alpha_in") is None else r.first[:0]
-        leaving = np.empty((len(inputs), self._groups[-1])) if self.driven else None
+        leaving = np.empty((len(inputs), self.structure.groups[-1])) if self.driven else None
         return r._replace(xi=None), self.statistics(inputs, first, r.xi, transitions.rows, leaving), leaving
 
     def statistics(self, inputs, first, xi, rows, leaving=None):
@@ -204,7 +195,7 @@ class Chain:
         for s, level in enumerate(self.rows):
             known = {}
             if self.driven:
-                mine = leaving[:, self._groups[s] : self._groups[s + 1]]
+                mine = leaving[:, self.structure.groups[s] : self.structure.groups[s + 1]]
                 known = {"probs": self.level(rows, s), "leaving": mine}
             for name, value in level.statistics(inputs, self.level(xi, s), **known).items():
                 stats[f"{s}.{name}"] = value
@@ -214,22 +205,8 @@ class Chain:
         """Return expected transitions (1, total) of the levels from those of the joint state (1, N^2)."""
         if len(self.sizes) == 1:
             return xi
-        parts = [np.bincount(moves, xi[0], size) for moves, size in zip(self._moves, np.diff(self.bounds))]
+        parts = [np.bincount(moves, xi[0], size) for moves, size in zip(self.structure.moves, np.diff(self.bounds))]
         return np.concatenate(parts)[None]
-
-    @cached_property
-    def _moves(self):
-        """For each level, which of its transitions [parent, from, to] each joint transition makes, flattened (N^2,)."""
-        moves = []
-        for s, own in enumerate(self.levels):
-            source = self.parent_states(s) * self.sizes[s] + own
-            moves.append((source[:, None] * self.sizes[s] + own).ravel())
-        return moves
-
-    @cached_property
-    def _groups(self):
-        """Where each level's pairs of parent and source state begin among those of all levels, shape (S + 1,)."""
-        return np.concatenate([[0], np.cumsum([r * k for r, k in self.structure.shapes])])
 
     @cached_property
     def _side_by_side(self):
@@ -254,7 +231,7 @@ class Chain:
         initial, rows = [], []
         for s, level in enumerate(self.rows):
             counts = np.zeros_like(self.initial[s])
-            np.add.at(counts, (self.parent_states(s), self.levels[s]), stats["first"])
+            np.add.at(counts, (self.structure.parent_states(s), self.levels[s]), stats["first"])
             total = counts.sum(axis=1, keepdims=True)
             initial.append(np.where(total > 0, counts / np.where(total > 0, total, 1), self.initial[s]))
             rows.append(level.maximise(self._of_level(stats, s)))
@@ -298,7 +275,7 @@ class Chain:
         return np.array([a.divergence_bound(b, self._of_level(stats, s), part) for s, (a, b, part) in levels])
 
     def _levels_of(self, other, leaving):
-        return zip(self.rows, other.rows, np.split(leaving, self._groups[1:-1], axis=1))
+        return zip(self.rows, other.rows, np.split(leaving, self.structure.groups[1:-1], axis=1))
 
     def penalty(self):
         """Return the log prior of each level's rows, shape (S,)."""
@@ -333,7 +310,7 @@ class Chain:
         matrices = np.ones((len(packed), self.n_states, self.n_states))
         for s, own in enumerate(self.levels):
             if ticks[s]:
-                matrices *= self.level(packed, s)[:, self.parent_states(s)[:, None], own[:, None], own]
+                matrices *= self.level(packed, s)[:, self.structure.parent_states(s)[:, None], own[:, None], own]
             else:
                 matrices *= own[:, None] == own
         return matrices

@@ -1,6 +1,7 @@
 """The shape of a hidden chain: levels, time scales, clock, coupling."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -39,6 +40,25 @@ class Structure:
         """Number N of joint states."""
         return prod(self.sizes)
 
+    @cached_property
+    def levels(self):
+        """State of each level in each joint state, shape (S, N)."""
+        return np.indices(self.sizes).reshape(len(self.sizes), -1)
+
+    @cached_property
+    def emit(self):
+        """Emission row of each joint state, shape (N,), or None where it is the joint state."""
+        seen = self.emission_levels
+        if seen is None:
+            return None
+        rows = np.ravel_multi_index([self.levels[s] for s in seen], [self.sizes[s] for s in seen])
+        return None if np.array_equal(rows, np.arange(self.n_states)) else rows
+
+    @cached_property
+    def flat(self):
+        """Whether there is one level, which moves at every step and is seen."""
+        return len(self.sizes) == 1 and self.periods[0] == 1 and self.emit is None
+
     @property
     def n_emission_rows(self):
         """Number of parameter rows of the emission."""
@@ -50,6 +70,11 @@ class Structure:
         parent = level + PARENT[self.coupling]
         return parent if self.coupling != "none" and 0 <= parent < len(self.sizes) else None
 
+    def parent_states(self, level):
+        """State of the parent of `level` in each joint state, shape (N,); zeros without a parent."""
+        parent = self.parent(level)
+        return np.zeros(self.n_states, dtype=np.int64) if parent is None else self.levels[parent]
+
     @property
     def parent_sizes(self):
         """Number R_s of states of each level's parent; 1 without a parent."""
@@ -60,6 +85,25 @@ class Structure:
     def shapes(self):
         """Shape (R_s, K_s) of each level's initial distribution."""
         return list(zip(self.parent_sizes, self.sizes))
+
+    @cached_property
+    def bounds(self):
+        """Where each level's transitions [parent, from, to] begin in a packed row of all levels, shape (S + 1,)."""
+        return np.concatenate([[0], np.cumsum([r * k * k for r, k in self.shapes])])
+
+    @cached_property
+    def groups(self):
+        """Where each level's pairs of parent and source state begin among those of all levels, shape (S + 1,)."""
+        return np.concatenate([[0], np.cumsum([r * k for r, k in self.shapes])])
+
+    @cached_property
+    def moves(self):
+        """For each level, which of its transitions [parent, from, to] each joint transition makes, flattened (N^2,)."""
+        moves = []
+        for s, own in enumerate(self.levels):
+            source = self.parent_states(s) * self.sizes[s] + own
+            moves.append((source[:, None] * self.sizes[s] + own).ravel())
+        return moves
 
     @property
     def self_transitions(self):
