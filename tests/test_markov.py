@@ -28,7 +28,7 @@ def test_names_of_features_follow_the_last_fit(series):
 
 def test_numbers_are_no_words_and_words_no_numbers():
     words = quiet(HMM(2, emission="categorical", max_iter=2, random_state=0), np.array([["1"], ["2"], ["1"]]))
-    with pytest.raises(ValueError, match="step 0: label 1.0 is not among the classes .'1', '2'. seen in fit"):
+    with pytest.raises(ValueError, match=r"step 0: label 1.0 is not among the classes .'1', '2'. seen in fit"):
         words.score([[1], [2]])
     codes = np.array([[0.0], [2.0], [np.nan], [2.0], [0.0]])
     known = quiet(HMM(2, emission="categorical", max_iter=2, random_state=0), codes)
