@@ -53,7 +53,8 @@ def learn_classes(labels, n_symbols=None):
             classes = np.array(ordered)
     else:
         classes = np.unique(labels[~np.isnan(labels)] if labels.dtype.kind == "f" else labels)
-        if classes.dtype.kind == "f" and (classes == np.floor(classes)).all():
+        # Beyond 2^53 floats have no integers of their own.
+        if classes.dtype.kind == "f" and ((classes == np.floor(classes)) & (np.abs(classes) < 2.0**53)).all():
             classes = classes.astype(np.int64)
     if n_symbols is not None:
         if classes.dtype.kind in "iu" and len(classes) and classes[0] >= 0 and classes[-1] < n_symbols:
@@ -77,6 +78,8 @@ def encode(labels, classes, offsets):
     if labels.shape[1] != 1:
         raise ValueError(f"class labels take one column, y has {labels.shape[1]}.")
     column = labels[:, 0]
+    if len(classes) == 0:  # every label of the training data is missing, which `fit` will refuse
+        return np.full((len(column), 1), np.nan)
     if column.dtype.kind == "O" or classes.dtype.kind not in "iufb":
         codes = {label: float(code) for code, label in enumerate(classes.tolist())}
         found = np.array([np.nan if is_missing(x) else codes.get(x, -1.0) for x in column.tolist()], dtype=float)

@@ -223,6 +223,9 @@ def test_bad_parameters_are_refused():
         driven_model().sample(5)
     with pytest.raises(NotFittedError):
         HMM(2).score(np.zeros((3, 1)))
+    for model in [IOHMM(2, emission="logistic"), IOHMM(2, emission="categorical")]:
+        with pytest.raises(ValueError, match="nothing to learn"):
+            model.fit(np.zeros((3, 1)), [None] * 3)
     with pytest.raises(ValueError, match="nothing to learn"):
         HMM(2).fit(np.full((5, 1), np.nan))
 
@@ -271,6 +274,10 @@ def test_outputs_that_cannot_be_are_named_by_sequence_and_step():
             model.fit([X[0], X[1] - 1], [X[0], X[1] - 1])
     with pytest.raises(ValueError, match=r"^sequence 0, step 4: channel 1 \(columns \[1\]\): -1 in column 0 is not"):
         HMM(2, emission=Product([(Gaussian(), [0]), (Poisson(), [1])])).fit(np.array([[0, 1]] * 4 + [[0, -1]]))
+    many = Poisson.from_parameters(rates=[[1.0, 2.0], [1.0, 1e25]])
+    model = HMM.from_parameters(initial=[0, 1], transition=np.eye(2), emission=many)
+    with pytest.raises(ValueError, match=r"^sequence 0, step 0: in state 1 the rate of column 1 is 1e\+25, too large"):
+        model.sample(3)
     fast = PoissonRegression.from_parameters(coef=[[[1.0]], [[1.0]]], intercept=[[0.0], [1.0]])
     stay = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
     model = IOHMM.from_parameters(initial=[0, 1], coef=np.zeros((2, 2, 1)), intercept=stay, emission=fast)

@@ -270,3 +270,12 @@ def test_penalty_shrinks_weights_and_spares_biases():
         sizes.append(np.abs(model.readout_).max())
         biases.append(model.readout_bias_[0])
     assert sizes[1] < 1e-2 * sizes[0] and biases[1] == pytest.approx(np.nanmean(np.concatenate(y)), rel=1e-6)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("make", [echo, signs])
+def test_a_start_that_is_good_enough_is_kept(make, early_stopping):
+    X, y = make(0, 6)
+    model = MultiscaleRNN(**QUICK, solver="lbfgs", tol=1e9, early_stopping=early_stopping).fit(X, y)
+    assert model.converged_ and model.n_iter_ == 0
+    assert model.history_ == [model.score(X, y)]

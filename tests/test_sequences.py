@@ -186,6 +186,13 @@ def test_known_classes_in_any_order():
         encode(labels, np.array([4, 3, 1]), offsets)
 
 
+def test_large_whole_numbers_are_classes_of_their_own():
+    labels = np.array([[1e25], [-1e20], [3.0]])
+    classes = learn_classes(labels)
+    assert classes.tolist() == [-1e20, 3.0, 1e25]
+    np.testing.assert_array_equal(encode(labels, classes, np.array([0, 3]))[:, 0], [2, 0, 1])
+
+
 def test_numbers_that_cannot_be_squared_are_named():
     u, y = np.ones((4, 2)), np.array([[1.0, 0.0], [np.nan, 0.0], [1e-200, np.nan], [1e139, 0.0]])
     refuse_extremes(Sequences(u, y, np.array([0, 3, 4])))

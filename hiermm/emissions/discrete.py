@@ -19,6 +19,7 @@ from hiermm.emissions.base import (
 
 kernels = load("emission")
 MAX_BYTES = 1 << 31  # largest table of probabilities
+MAX_RATE = 8e18  # rates up to 2^63 or so, whose counts still are 64-bit integers
 # log y! of the counts that nearly all data are made of.
 LOG_FACTORIALS = gammaln(np.arange(1.0, 257.0))
 
@@ -361,5 +362,19 @@ class Poisson(Emission):
         return np.broadcast_to(self.rates_, (n, *self.rates_.shape))
 
     def sample(self, states, inputs, rng):
-        """Return counts (n, D), as floats, drawn in the given states (n,)."""
-        return rng.poisson(self.rates_[states]).astype(np.float64)
+        """Return counts (n, D), as floats, drawn in the given states (n,).
+
+        Raises
+        ------
+        ValueError
+            If a rate is above `MAX_RATE`, naming row and state (`BadRow`).
+        """
+        rates = self.rates_[states]
+        if rates.size and rates.max() > MAX_RATE:
+            row, column = (int(k) for k in np.unravel_index(rates.argmax(), rates.shape))
+            raise BadRow(
+                row,
+                f"in state {states[row]} the rate of column {column} is {rates[row, column]:g}, too large to draw "
+                f"counts from (the limit is {MAX_RATE:g})",
+            )
+        return rng.poisson(rates).astype(np.float64)

@@ -409,7 +409,8 @@ class MultiscaleRNN(FittedNetwork):
     def _keep(self, network, sequences, fitted, training, theta):
         """Store what a fit leaves behind."""
         self._keep_parameters(network, theta)
-        losses = np.array(training.losses).reshape(len(training.losses), -1)
+        width = 1 if self.output_ == "classification" else network.n_outputs
+        losses = np.array(training.losses).reshape(len(training.losses), width)
         n_steps = fitted.n_observed()
         if self.output_ == "classification":
             history = -losses[:, 0] / n_steps
