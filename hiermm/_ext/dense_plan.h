@@ -151,15 +151,30 @@ static int any_doubtful(const Group *g) {
     return found;
 }
 
-/* Copies of the rows of all lanes, kept where gamma takes the place of ll, and the way back. */
-static void keep_rows(const Call *call, const Entry *e, int64_t count, double *kept, int back) {
-    for (int64_t l = 0; l < count; l++) {
-        int64_t size = e[l].T * call->c->N;
-        double *rows = call->all->gamma + call->offsets[e[l].s] * call->c->N;
-        if (back) memcpy(rows, kept, (size_t)size * sizeof(double));
-        else memcpy(kept, rows, (size_t)size * sizeof(double));
-        kept += size;
+/* A copy of numbers that a group writes over, or the way back; returns what follows `kept`. */
+static double *keep(double *numbers, int64_t size, double *kept, int back) {
+    memcpy(back ? numbers : kept, back ? kept : numbers, (size_t)size * sizeof(double));
+    return kept + size;
+}
+
+/* The same for the rows of all lanes, where gamma takes the place of ll. */
+static void keep_rows(double *gamma, int64_t N, const int64_t *offsets, const Entry *e, int64_t count, double *kept,
+                      int back) {
+    for (int64_t l = 0; l < count; l++) kept = keep(gamma + offsets[e[l].s] * N, e[l].T * N, kept, back);
+}
+
+/* The same for the sums of moves: all of them, or those of the steps of all lanes where these are fewer. */
+static void keep_moves(const Call *call, const Entry *e, int64_t count, double *kept, int back) {
+    const Chain *c = call->c;
+    int64_t size = c->N * c->N, steps = 0;
+    for (int64_t l = 0; l < count; l++) steps += e[l].T;
+    if (c->L <= steps) {
+        keep(call->all->xi, c->L * size, kept, back);
+        return;
     }
+    for (int64_t l = 0; l < count; l++)
+        for (int64_t k = call->offsets[e[l].s]; k < call->offsets[e[l].s + 1]; k++)
+            kept = keep(call->all->xi + matrix_of(c, k) * size, size, kept, back);
 }
 
 /* Sequences e[0 .. count) side by side under a constant matrix. If the way back finds that some of them cannot be done
@@ -172,7 +187,7 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
     g->work = g->alpha + rows * N * NV;
     g->marks = g->work + (BLOCK + 2) * N * NV;
     g->spare = (double *)(g->marks + segments * (N + 1) * NV);
-    if (kept) keep_rows(call, e, count, kept, 0);
+    if (kept) keep_rows(call->all->gamma, N, call->offsets, e, count, kept, 0);
     for (int smooth = call->smooth;;) {
         if (g->counts) memset(g->counts, 0, (size_t)(N * N) * sizeof(vd));
         if (s) memset(s->sums, 0, (size_t)((s->M + 2) * s->stride) * sizeof(double));
@@ -181,7 +196,7 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
             for (int l = 0; l < g->lanes; l++) g->doubtful[l] = 0;
             smooth = 1;
         } else if (g->spoilt) {
-            if (kept) keep_rows(call, e, count, kept, 1);
+            if (kept) keep_rows(call->all->gamma, N, call->offsets, e, count, kept, 1);
         } else {
             break;
         }
@@ -190,14 +205,24 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
     return empty_lanes(call, g, e, count);
 }
 
+/* What sequences e[0 .. count) may write over though the way back then finds that they cannot be done so. */
+static void keep_steps(const Call *call, const Entry *e, int64_t count, double *rows, double *moves, int back) {
+    if (rows) keep_rows(call->all->gamma, call->c->N, call->offsets, e, count, rows, back);
+    if (moves) keep_moves(call, e, count, moves, back);
+}
+
 /* Smoothing of short rows under a matrix a step; returns 0 without memory. */
 static int run_steps(Call *call, Entry *e) {
     const Chain *c = call->c;
-    int64_t N = c->N, size = N * N;
+    int64_t N = c->N, size = N * N, most = (call->m < VL ? call->m : VL) * call_longest(call);
     Steps s = {.g = {.c = c}, .xi = call->all->xi, .xi_steps = call->all->xi_steps};
+    double *rows = NULL, *moves = NULL;
+    int keeps_rows = !c->positive && call->all->gamma == call->all->ll, keeps_moves = !c->positive && s.xi;
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
     double *scratch = simd_alloc(steps_scratch(N, e[0].T) * VL);
-    int enough = scratch != NULL;
+    if (keeps_rows) rows = simd_alloc(most * N);
+    if (keeps_moves) moves = simd_alloc((c->L < most ? c->L : most) * size);
+    int enough = scratch && (rows || !keeps_rows) && (moves || !keeps_moves);
     s.matrices = (vd *)scratch;
     s.joint = s.matrices + BLOCK * size;
     s.rows = (double *)(s.joint + BLOCK * size);
@@ -210,7 +235,8 @@ static int run_steps(Call *call, Entry *e) {
         if (worth_lanes(c, e + k, count, 1)) {
             fill_lanes(call, &s.g, e + k, count);
             for (int l = 0; l < VL; l++) s.start[l] = l < count ? call->offsets[e[k + l].s] : 0;
-            steps_group(&s);
+            keep_steps(call, e + k, count, rows, moves, 0);
+            for (steps_group(&s); s.g.spoilt; steps_group(&s)) keep_steps(call, e + k, count, rows, moves, 1);
             enough = empty_lanes(call, &s.g, e + k, count);
         } else {
             count = 1;
@@ -218,6 +244,8 @@ static int run_steps(Call *call, Entry *e) {
         }
     }
     free(scratch);
+    free(rows);
+    free(moves);
     return enough;
 }
 

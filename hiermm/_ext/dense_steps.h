@@ -20,7 +20,7 @@ typedef struct Steps {
     void (*moves_at)(struct Steps *s, int64_t t0);
 } Steps;
 
-/* Matrices of steps t0 .. t0 + BLOCK - 1 of every lane, transposed to (BLOCK, K, K); zeros behind the end. */
+/* Matrices of steps t0 .. t0 + BLOCK - 1 of every lane, transposed to (BLOCK, K, K); ones behind the end. */
 static void gather_matrices(int64_t K, Steps *s, int64_t t0) {
     const Chain *c = s->g.c;
     int64_t size = K * K;
@@ -29,7 +29,7 @@ static void gather_matrices(int64_t K, Steps *s, int64_t t0) {
         int64_t count = s->g.T[l] - t0;
         for (int64_t r = 0; r < BLOCK; r++) {
             if (r < count && t0 + r) memcpy(rows + r * size, step_matrix(c, s->start[l] + t0 + r), size * sizeof(double));
-            else memset(rows + r * size, 0, (size_t)size * sizeof(double));
+            else for (int64_t q = 0; q < size; q++) rows[r * size + q] = 1.0;
         }
     }
     for (int64_t q = 0; q < BLOCK * size; q += VL) {
@@ -67,10 +67,34 @@ INLINE void steps_matrices(int64_t K, Steps *s, int64_t t0, int again) {
     else gather_matrices(K, s, t0);
 }
 
+/* Masses of states within reach get dust, and likelihoods of the others become 0. `open` says which states the zeros of
+ * the matrices so far leave within reach, whatever the data. It only needs to be asked where some mass is 0. */
+INLINE void steps_dust(const int K, const vd *M, vi *open, vd *mass, vd *b) {
+    vi none = {}, before[STEPS_MOST];
+    for (int j = 0; j < K; j++) none |= ~(mass[j] > vset(0.0));
+    if (vfirst(none) == VL) {
+        for (int j = 0; j < K; j++) {
+            open[j] = ~(vi){};
+            mass[j] += vset(DUST);
+        }
+        return;
+    }
+    for (int i = 0; i < K; i++) before[i] = open[i];
+    for (int j = 0; j < K; j++) {
+        open[j] = (vi){};
+        for (int i = 0; i < K; i++) open[j] |= before[i] & (M[i * K + j] > vset(0.0));
+        mass[j] += (vd)((vi)vset(DUST) & open[j]);
+        b[j] = (vd)((vi)b[j] & open[j]);
+    }
+}
+
 /* Forward pass; all rows stay in lik and alpha. */
 INLINE void steps_forward(const int K, Steps *s, Pass *p) {
     Group *g = &s->g;
     const Chain *c = g->c;
+    vd mass[STEPS_MOST];
+    vi open[STEPS_MOST];
+    for (int j = 0; j < K; j++) open[j] = vset(c->initial[j]) > vset(0.0);
     for (int64_t t = 0; t < g->T[0]; t++) {
         vd *b = g->lik + t * K, *a = g->alpha + t * K, total;
         if (t % BLOCK == 0) {
@@ -80,12 +104,12 @@ INLINE void steps_forward(const int K, Steps *s, Pass *p) {
         const vd *M = s->matrices + t % BLOCK * K * K;
         lane_likelihoods(K, 1, b, p->shift);
         for (int j = 0; j < K; j++) {
-            vd mass = vset(t ? 0.0 : c->initial[j]);
-            for (int i = 0; t && i < K; i++) mass += a[i - K] * M[i * K + j];
-            mass *= p->scale[0];
-            if (t && !c->positive) p->least[0] = vmin(p->least[0], mass);
-            a[j] = mass * b[j];
+            mass[j] = vset(t ? 0.0 : c->initial[j]);
+            for (int i = 0; t && i < K; i++) mass[j] += a[i - K] * M[i * K + j];
+            mass[j] *= p->scale[0];
         }
+        if (t && !c->positive) steps_dust(K, M, open, mass, b);
+        for (int j = 0; j < K; j++) a[j] = mass[j] * b[j];
         total = state_sum(K, 1, a, 0);
         p->smallest[0] = vmin(p->smallest[0], total);
         if (p->ending >= 0 && g->T[p->ending] == t + 1) lanes_end(g, p, t, &total);
@@ -96,7 +120,7 @@ INLINE void steps_forward(const int K, Steps *s, Pass *p) {
 /* Backward pass: rows of gamma and, if wanted, expected moves to the caller. */
 INLINE void steps_backward(const int K, Steps *s) {
     Group *g = &s->g;
-    const Back back = back_start(g, 1, K);
+    Back back = back_start(g, 1, K);
     vd beta[STEPS_MOST], w[STEPS_MOST], ignored = {};
     for (int j = 0; j < K; j++) beta[j] = vset(1.0);
     for (int64_t t = g->T[0] - 1; t >= 0; t--) {
@@ -114,6 +138,7 @@ INLINE void steps_backward(const int K, Steps *s) {
             evidence += b[j];
             sum += w[j];
         }
+        if (!g->c->positive) back.least[0] = vmin(back.least[0], vselect(counted, evidence, vset(1.0)));
         vd norm = vset(1.0) / evidence, scale = vscale(sum, &ignored), before = {};
         for (int j = 0; j < K; j++) {
             b[j] *= norm;
@@ -133,6 +158,7 @@ INLINE void steps_backward(const int K, Steps *s) {
         if (s->moves_at) s->moves_at(s, t);
         else if (s->xi || s->xi_steps) scatter_moves(K, s, t);
     }
+    lanes_judge(g, &back);
 }
 
 /* Scratch in vectors for sequences of up to T steps. */

@@ -23,6 +23,7 @@ typedef struct {
     vd *features, *products;    /* (BLOCK, P) and those of softmax.h */
     vd *totals;                 /* (BLOCK, K) */
     vd *weights, *sums;         /* of add_sums, for one group and for all */
+    double *before;             /* what a group may write over in vain */
 } Driven;
 
 /* The matrices of a block, or where they are kept. */
@@ -66,7 +67,7 @@ static double *driven_scratch(Driven *d, int64_t T) {
     int64_t spare = MAX_LANES * BLOCK * (K > P ? K : P) / VL;
     int64_t vectors = rows * (K * K + 2 * K) + BLOCK * (K * K + P + K) + BLOCK_CHUNKS * (P + 1) * (P + 2) / 2 +
                       weights_size(d->F) + K * size + K + spare;
-    double *room = simd_alloc(vectors * VL);
+    double *room = simd_alloc((vectors + K * size + T * K) * VL + (P + 1) * (P + 1));
     if (!room) return NULL;
     d->kept = (vd *)room;
     s->g.lik = d->kept + rows * K * K;
@@ -79,8 +80,18 @@ static double *driven_scratch(Driven *d, int64_t T) {
     d->sums = d->weights + weights_size(d->F);
     s->g.work = d->sums + K * size;
     s->g.spare = d->u.spare = d->out.spare = (double *)(s->g.work + K);
+    d->before = room + vectors * VL;
     clear(K * size, d->sums);
     return room;
+}
+
+/* A copy of what sequences e[0 .. count) may write over and count though the way back then finds that they cannot be
+ * done so, or the way back. */
+static void driven_keep(Driven *d, const Entry *e, int64_t count, const int64_t *offsets, int back) {
+    int64_t K = d->s.g.c->N, P = d->P;
+    double *room = keep((double *)d->sums, K * sums_size(d->F, P) * VL, d->before, back);
+    room = keep(d->moments, (P + 1) * (P + 1), room, back);
+    keep_rows(d->gamma, K, offsets, e, count, room, back);
 }
 
 /* Sequences e[0 .. count) into the lanes of one of the groups, with rows of `width` numbers. */
@@ -96,7 +107,7 @@ static void driven_lanes(Group *g, const Entry *e, int64_t count, const int64_t 
     }
 }
 
-/* All sequences; those with status REDO were left out of everything, because a state came near to losing its mass or
+/* All sequences; those with status REDO were left out of everything, because what underflow took may matter there or
  * because they are too few to fill the lanes. Returns 0 without memory. */
 static int driven_all(Driven *d, const int64_t *offsets, int64_t m, double *loglik, int64_t *status) {
     Steps *s = &d->s;
@@ -118,8 +129,12 @@ static int driven_all(Driven *d, const int64_t *offsets, int64_t m, double *logl
         driven_lanes(&s->g, e + k, count, offsets, c->N, d->ll, d->gamma);
         driven_lanes(&d->u, e + k, count, offsets, d->P, d->inputs, NULL);
         driven_lanes(&d->out, e + k, count, offsets, c->N, NULL, d->leaving);
-        clear(BLOCK * c->N * c->N, s->joint);
-        steps_group(s);
+        driven_keep(d, e + k, count, offsets, 0);
+        for (s->g.spoilt = 1; s->g.spoilt;) {
+            clear(BLOCK * c->N * c->N, s->joint);
+            steps_group(s);
+            if (s->g.spoilt) driven_keep(d, e + k, count, offsets, 1);
+        }
         for (int l = 0; l < count; l++) {
             loglik[e[k + l].s] = s->g.loglik[l];
             status[e[k + l].s] = s->g.doubtful[l] ? REDO : FINE;
