@@ -188,6 +188,90 @@ def test_tiny_transitions_need_no_logarithms(dense, N, lengths, alias):
     assert not status.any()
 
 
+TABLES = ["a few", "many", "a step"]
+
+
+def tables(rng, kind, n, table):
+    """Tables made by `table()` and the index of each step: fewer than the steps of a group, more, or one a step."""
+    L = {"a few": 3, "many": 2 * n, "a step": n}[kind]
+    return np.concatenate([table() for _ in range(L)]), None if kind == "a step" else rng.integers(0, L, n)
+
+
+def assert_tables(dense, ll, offsets, initial, A, index, alias, tolerance=1e-11):
+    """Kernels equal log space and keep zeros; returns the status."""
+    out = smooth(dense, ll.copy(), offsets, initial, A, index, steps=not alias, alias=alias)
+    alpha, _, _ = forward(dense, ll, offsets, initial, A, index)
+    moves = [assert_sequence(out, alpha, s, offsets, initial, A, index, ll, tolerance) for s in range(len(offsets) - 1)]
+    xi = np.zeros(A.shape)
+    np.add.at(xi, np.arange(len(ll)) if index is None else index, np.concatenate(moves))
+    np.testing.assert_allclose(out["xi"], xi, rtol=0, atol=10 * tolerance)
+    assert not out["xi"][A == 0].any()
+    return out["status"]
+
+
+@pytest.mark.parametrize("alias", [False, True])
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("N", [2, 4, 6])
+def test_tiny_entries_of_tables_need_no_logarithms(dense, N, kind, alias):
+    rng = np.random.default_rng(N)
+    offsets = offsets_of([40, 5, 33, 17, 40, 2, 38, 40, 36] * 2)
+    A, index = tables(rng, kind, offsets[-1], lambda: fading(rng, N, 300))
+    A[:, 0, 1] = rng.choice([0.0, 1e-120, 1e-300], len(A))
+    ll, initial = 2 * rng.standard_normal((offsets[-1], N)), np.full(N, 1 / N)
+    assert not assert_tables(dense, ll, offsets, initial, A, index, alias).any()
+
+
+@pytest.mark.parametrize("alias", [False, True])
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("seed", range(6))
+def test_data_that_call_back_what_tables_had_ruled_out(dense, seed, kind, alias):
+    rng = np.random.default_rng(seed)
+    N, offsets = int(rng.integers(2, 7)), offsets_of(rng.integers(20, 40, size=16))
+    A, index = tables(rng, kind, offsets[-1], lambda: fading(rng, N, 300))
+    A[rng.random(A.shape) < 0.2] = 0
+    A[:, np.arange(N), np.arange(N)] += 1e-90
+    ll, initial = rng.standard_normal((offsets[-1], N)), rng.dirichlet(np.ones(N))
+    for s in range(0, 16, 2):
+        for row in rng.integers(offsets[s], offsets[s + 1], size=4):
+            ll[row] = -np.abs(rng.normal(scale=1500, size=N))
+    assert set(assert_tables(dense, ll, offsets, initial, A, index, alias, 1e-10)) == {0, 1}
+
+
+@pytest.mark.parametrize("alias", [False, True])
+@pytest.mark.parametrize("kind", TABLES)
+def test_states_that_tables_keep_apart(dense, kind, alias):
+    """The data may favour them as they like: they stay at zero, and on the way back they do not outweigh the others."""
+    rng = np.random.default_rng(4)
+    offsets = offsets_of([30] * 17)
+
+    def table():
+        A = np.triu(rng.dirichlet(np.ones(4), (1, 4)))
+        A[0, :, 3] = 0.0, 0.0, 0.0, 1.0
+        return A / A.sum(-1, keepdims=True)
+
+    A, index = tables(rng, kind, offsets[-1], table)
+    ll = rng.standard_normal((offsets[-1], 4))
+    ll[:, 3] += 100
+    out = smooth(dense, ll, offsets, np.eye(4)[0], A, index)
+    assert not assert_tables(dense, ll, offsets, np.eye(4)[0], A, index, alias).any()
+    assert not out["gamma"][:, 3].any() and not out["gamma"][offsets[:-1], 1:].any()
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_an_impossible_step_among_tiny_tables(dense, alias):
+    """Only dust could be where the data want the chain to be."""
+    rng = np.random.default_rng(5)
+    A, offsets, index = np.array([np.eye(2), [[1, 1e-300], [0, 1.0]]]), offsets_of([12] * 16), np.zeros(12 * 16, int)
+    ll = rng.standard_normal((12 * 16, 2))
+    ll[12 * 3 + 4, 0] = ll[12 * 3 + 7, 1] = -np.inf
+    out = smooth(dense, ll.copy(), offsets, np.array([1.0, 0.0]), A, index, steps=not alias, alias=alias)
+    assert out["status"].tolist() == [0] * 3 + [-5] + [0] * 12 and out["loglik"][3] == -np.inf
+    assert not out["gamma"][36:48].any() and out["xi"].tolist() == [[[15 * 11, 0], [0, 0]], [[0, 0], [0, 0]]]
+    index[12 * 3 + 2] = 1
+    out = smooth(dense, ll.copy(), offsets, np.array([1.0, 0.0]), A, index, steps=not alias, alias=alias)
+    assert out["status"][3] == -8 and out["loglik"][3] == -np.inf and not out["xi"][1].any()
+
+
 @pytest.mark.parametrize("alias", [False, True])
 @pytest.mark.parametrize("seed", range(12))
 def test_data_that_call_back_what_underflow_took(dense, seed, alias):
@@ -232,14 +316,20 @@ def test_likelihoods_alone_do_not_depend_on_what_memory_held(dense):
     assert len(found) == 1
 
 
+def growing_dust(m):
+    """Log-likelihoods of m sequences of 30 steps; every other one ends in the state that tiny transitions rule out."""
+    ll = np.zeros((30 * m, 2))
+    for s in range(0, m, 2):
+        ll[30 * s + 3 : 30 * s + 6, 1] = -100.0
+        ll[30 * s + 10 : 30 * s + 20, 0] = -100.0
+    return ll, offsets_of([30] * m), np.array([1.0, 1e-300])
+
+
 @pytest.mark.parametrize("m", [1, 16])
 def test_dust_that_grows_is_found_out(dense, m):
     """No step alone is out of range, but together they make the state that underflow took the only one that matters."""
     A = np.array([[[1.0, 1e-250], [1e-250, 1.0]]])
-    ll, offsets, initial = np.zeros((30 * m, 2)), offsets_of([30] * m), np.array([1.0, 1e-300])
-    for s in range(0, m, 2):
-        ll[30 * s + 3 : 30 * s + 6, 1] = -100.0
-        ll[30 * s + 10 : 30 * s + 20, 0] = -100.0
+    ll, offsets, initial = growing_dust(m)
     for alias in (False, True):
         out = smooth(dense, ll.copy(), offsets, initial, A, steps=False, alias=alias)
         alpha, loglik, _ = forward(dense, ll, offsets, initial, A)
@@ -248,3 +338,11 @@ def test_dust_that_grows_is_found_out(dense, m):
         assert out["status"].tolist() == ([1, 0] * m)[:m]
     dense.forward(ll, offsets, initial, A, None, None, None, loglik, np.empty(m, np.int64))
     np.testing.assert_allclose(loglik, out["loglik"], rtol=1e-13)
+
+
+@pytest.mark.parametrize("alias", [False, True])
+@pytest.mark.parametrize("kind", TABLES)
+def test_dust_that_grows_under_tables_is_found_out(dense, kind, alias):
+    ll, offsets, initial = growing_dust(16)
+    A, index = tables(np.random.default_rng(6), kind, len(ll), lambda: np.array([[[1.0, 1e-250], [1e-250, 1.0]]]))
+    assert assert_tables(dense, ll, offsets, initial, A, index, alias).tolist() == [1, 0] * 8

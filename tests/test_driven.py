@@ -4,13 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from oracles import log_chain
 
 from hiermm import IOHMM, em
 from hiermm._ext import _cpu, load
 from hiermm.chains import Chain, chain_from_tables
 from hiermm.emissions import Gaussian
 from hiermm.expectation import Expectation, Parameters
-from hiermm.rows import SoftmaxRows
+from hiermm.rows import LEFT_OUT, SoftmaxRows
 from hiermm.sequences import Sequences
 from hiermm.structure import Structure
 
@@ -68,6 +69,84 @@ def test_a_sequence_out_of_range_is_done_again_and_counted_once():
     inputs[offsets[9] + 5] = 300.0  # rows without a way between states
     status = assert_equal(chain, inputs, ll, offsets)
     assert (np.delete(status, 9)[np.arange(15) != 4] == 0).all()
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request, monkeypatch):
+    monkeypatch.setattr("hiermm.rows.driven", load("driven", request.param))
+
+
+def left_out(chain, inputs, ll, offsets):
+    """The sequences that the lanes leave out, and the rows that they leave."""
+    rows = ll.copy()
+    return chain.rows[0].smooth(inputs, rows, offsets, chain.joint_initial)[1] == LEFT_OUT, rows
+
+
+def assert_log_space(chain, inputs, ll, offsets):
+    """`smooth` equals the log-space reference under the compiled matrices, and the statistics made of its moves."""
+    matrices = chain.compile(inputs).matrices()
+    parts = [
+        log_chain(chain.joint_initial, matrices[a:b], ll[a:b]) for a, b in itertools.pairwise(offsets)
+    ]  # rows of `matrices` that begin a sequence are not used
+    gamma, xi = np.concatenate([p.gamma for p in parts]), np.concatenate([p.xi for p in parts])
+    leaving = np.empty(gamma.shape)
+    stats = chain.statistics(inputs, gamma[offsets[:-1]], xi.reshape(len(xi), -1), matrices.reshape(xi.shape), leaving)
+    r, found, left = chain.smooth(inputs, ll.copy(), offsets)
+    np.testing.assert_allclose(r.log_likelihood, [p.loglik for p in parts], rtol=1e-12)
+    np.testing.assert_allclose(r.gamma, gamma, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(left, leaving, rtol=0, atol=1e-10)
+    for name, value in stats.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-10 * len(ll), err_msg=name)
+    return r
+
+
+@pytest.mark.parametrize("K, P, w", [(2, 1, None), (3, 2, 0.7), (4, 3, None), (6, 2, None)])
+def test_steep_rows_are_done_side_by_side(variant, K, P, w):
+    """As Newton steps make them: most moves are far out of the range of plain products, or exactly zero."""
+    chain, inputs, ll, offsets = problem(K, P, [40] * 16, w)
+    rows = SoftmaxRows(400 * chain.rows[0].coef, 400 * chain.rows[0].intercept, w)
+    steep = Chain(chain.initial, (rows,), chain.structure)
+    probs = steep.compile(inputs).matrices()
+    ll = np.zeros(ll.shape)
+    ll[np.arange(len(ll)), _likely_path(probs, offsets)] = 3.0
+    assert (probs < 1e-95).mean() > 0.2 and not left_out(steep, inputs, ll, offsets)[0].any()
+    assert (assert_log_space(steep, inputs, ll, offsets).status == 0).all()
+
+
+def _likely_path(probs, offsets):
+    path = np.zeros(len(probs), dtype=int)
+    for k in range(len(probs)):
+        path[k] = 0 if k in offsets else probs[k, path[k - 1]].argmax()
+    return path
+
+
+def test_dust_that_grows_is_left_out_and_counted_nowhere(variant):
+    """Every other sequence ends in a state that tiny transitions rule out, without a step that shows it."""
+    offsets = np.arange(0, 16 * 30 + 1, 30)
+    inputs, ll = np.random.default_rng(0).normal(size=(16 * 30, 1)), np.zeros((16 * 30, 2))
+    for a in offsets[:-1:2]:
+        ll[a + 3 : a + 6, 1] = ll[a + 10 : a + 20, 0] = -100.0
+    slopes = np.array([[[[0.0], [0.5]], [[0.3], [0.0]]]])
+    rows = SoftmaxRows(slopes, [[[0.0, -575.0], [-575.0, 0.0]]])
+    chain = Chain((np.array([[1.0, 1e-300]]),), (rows,), Structure((2,)))
+    left, kept = left_out(chain, inputs, ll, offsets)
+    assert left.tolist() == [True, False] * 8
+    assert (kept[np.repeat(left, 30)] == ll[np.repeat(left, 30)]).all()
+    r = assert_log_space(chain, inputs, ll, offsets)
+    assert r.status.tolist() == [1, 0] * 8 and (r.gamma[29 : 30 * 16 : 60, 1] > 0.999).all()
+
+
+@pytest.mark.parametrize("steep", [1.0, 300.0])
+def test_states_that_forbidden_transitions_keep_apart(variant, steep):
+    """The data favour a state that no sequence can reach, and one that only some have left behind."""
+    chain, inputs, ll, offsets = problem(4, 2, LENGTHS)
+    forbidden = np.tril(np.ones((4, 4)), -1) > 0
+    forbidden[:3, 3] = True
+    rows = SoftmaxRows(steep * chain.rows[0].coef, np.where(forbidden, -np.inf, steep * chain.rows[0].intercept))
+    apart = Chain((np.array([[1.0, 0, 0, 0]]),), (rows,), chain.structure)
+    ll = 0.1 * ll + [0.0, 0.0, 0.0, 100.0]
+    r = assert_log_space(apart, inputs, ll, offsets)
+    assert (r.gamma[:, 3] == 0).all() and (r.gamma[offsets[:-1], 1:] == 0).all()
 
 
 def test_forbidden_transitions_and_starts_stay_at_zero():
