@@ -346,3 +346,16 @@ def test_dust_that_grows_under_tables_is_found_out(dense, kind, alias):
     ll, offsets, initial = growing_dust(16)
     A, index = tables(np.random.default_rng(6), kind, len(ll), lambda: np.array([[[1.0, 1e-250], [1e-250, 1.0]]]))
     assert assert_tables(dense, ll, offsets, initial, A, index, alias).tolist() == [1, 0] * 8
+
+
+@pytest.mark.parametrize("alias", [False, True])
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_state_two_tiny_moves_away_stays_within_reach(dense, kind, alias):
+    """Its mass, 1e-400, is zero in doubles, where other zeros are true ones; then the way back loses it as well."""
+    A = np.array([[[1, 1e-200, 0, 0], [0, 1, 1e-200, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]])
+    offsets, ll = offsets_of([30] * 16), np.zeros((30 * 16, 4))
+    for a in offsets[:-1:2]:
+        ll[a + 6 : a + 26, :2] = -100.0
+        ll[a + 27, 2] = -720.0
+    A, index = tables(np.random.default_rng(7), kind, len(ll), lambda: A)
+    assert assert_tables(dense, ll, offsets, np.eye(4)[0], A, index, alias).tolist() == [1, 0] * 8
