@@ -151,16 +151,17 @@ static int any_doubtful(const Group *g) {
     return found;
 }
 
-/* A copy of numbers that a group writes over, or the way back; returns what follows `kept`. */
+/* A copy of numbers that a group changes, or the way back; returns what follows `kept`. */
 static double *keep(double *numbers, int64_t size, double *kept, int back) {
     memcpy(back ? numbers : kept, back ? kept : numbers, (size_t)size * sizeof(double));
     return kept + size;
 }
 
 /* The same for the rows of all lanes, where gamma takes the place of ll. */
-static void keep_rows(double *gamma, int64_t N, const int64_t *offsets, const Entry *e, int64_t count, double *kept,
-                      int back) {
-    for (int64_t l = 0; l < count; l++) kept = keep(gamma + offsets[e[l].s] * N, e[l].T * N, kept, back);
+static void keep_rows(const Call *call, const Entry *e, int64_t count, double *kept, int back) {
+    int64_t N = call->c->N;
+    for (int64_t l = 0; l < count; l++)
+        kept = keep(call->all->gamma + call->offsets[e[l].s] * N, e[l].T * N, kept, back);
 }
 
 /* The same for the sums of moves: all of them, or those of the steps of all lanes where these are fewer. */
@@ -187,7 +188,7 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
     g->work = g->alpha + rows * N * NV;
     g->marks = g->work + (BLOCK + 2) * N * NV;
     g->spare = (double *)(g->marks + segments * (N + 1) * NV);
-    if (kept) keep_rows(call->all->gamma, N, call->offsets, e, count, kept, 0);
+    if (kept) keep_rows(call, e, count, kept, 0);
     for (int smooth = call->smooth;;) {
         if (g->counts) memset(g->counts, 0, (size_t)(N * N) * sizeof(vd));
         if (s) memset(s->sums, 0, (size_t)((s->M + 2) * s->stride) * sizeof(double));
@@ -196,7 +197,7 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
             for (int l = 0; l < g->lanes; l++) g->doubtful[l] = 0;
             smooth = 1;
         } else if (g->spoilt) {
-            if (kept) keep_rows(call->all->gamma, N, call->offsets, e, count, kept, 1);
+            if (kept) keep_rows(call, e, count, kept, 1);
         } else {
             break;
         }
@@ -205,24 +206,16 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
     return empty_lanes(call, g, e, count);
 }
 
-/* What sequences e[0 .. count) may write over though the way back then finds that they cannot be done so. */
-static void keep_steps(const Call *call, const Entry *e, int64_t count, double *rows, double *moves, int back) {
-    if (rows) keep_rows(call->all->gamma, call->c->N, call->offsets, e, count, rows, back);
-    if (moves) keep_moves(call, e, count, moves, back);
-}
-
-/* Smoothing of short rows under a matrix a step; returns 0 without memory. */
+/* Smoothing of short rows under a matrix a step, as run_lanes; returns 0 without memory. */
 static int run_steps(Call *call, Entry *e) {
     const Chain *c = call->c;
     int64_t N = c->N, size = N * N, most = (call->m < VL ? call->m : VL) * call_longest(call);
     Steps s = {.g = {.c = c}, .xi = call->all->xi, .xi_steps = call->all->xi_steps};
-    double *rows = NULL, *moves = NULL;
-    int keeps_rows = !c->positive && call->all->gamma == call->all->ll, keeps_moves = !c->positive && s.xi;
+    double *kept = NULL;
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
     double *scratch = simd_alloc(steps_scratch(N, e[0].T) * VL);
-    if (keeps_rows) rows = simd_alloc(most * N);
-    if (keeps_moves) moves = simd_alloc((c->L < most ? c->L : most) * size);
-    int enough = scratch && (rows || !keeps_rows) && (moves || !keeps_moves);
+    if (s.xi) kept = simd_alloc((c->L < most ? c->L : most) * size);
+    int enough = scratch && (kept || !s.xi);
     s.matrices = (vd *)scratch;
     s.joint = s.matrices + BLOCK * size;
     s.rows = (double *)(s.joint + BLOCK * size);
@@ -235,8 +228,9 @@ static int run_steps(Call *call, Entry *e) {
         if (worth_lanes(c, e + k, count, 1)) {
             fill_lanes(call, &s.g, e + k, count);
             for (int l = 0; l < VL; l++) s.start[l] = l < count ? call->offsets[e[k + l].s] : 0;
-            keep_steps(call, e + k, count, rows, moves, 0);
-            for (steps_group(&s); s.g.spoilt; steps_group(&s)) keep_steps(call, e + k, count, rows, moves, 1);
+            if (kept) keep_moves(call, e + k, count, kept, 0);
+            for (steps_group(&s); s.g.spoilt; steps_group(&s))
+                if (kept) keep_moves(call, e + k, count, kept, 1);
             enough = empty_lanes(call, &s.g, e + k, count);
         } else {
             count = 1;
@@ -244,8 +238,7 @@ static int run_steps(Call *call, Entry *e) {
         }
     }
     free(scratch);
-    free(rows);
-    free(moves);
+    free(kept);
     return enough;
 }
 

@@ -70,9 +70,10 @@ INLINE void steps_matrices(int64_t K, Steps *s, int64_t t0, int again) {
 /* Masses of states within reach get dust, and likelihoods of the others become 0. `open` says which states the zeros of
  * the matrices so far leave within reach, whatever the data. It only needs to be asked where some mass is 0. */
 INLINE void steps_dust(const int K, const vd *M, vi *open, vd *mass, vd *b) {
-    vi none = {}, before[STEPS_MOST];
-    for (int j = 0; j < K; j++) none |= ~(mass[j] > vset(0.0));
-    if (vfirst(none) == VL) {
+    vd least = mass[0];
+    vi before[STEPS_MOST];
+    for (int j = 1; j < K; j++) least = vmin(least, mass[j]);
+    if (vfirst(~(least > vset(0.0))) == VL) {
         for (int j = 0; j < K; j++) {
             open[j] = ~(vi){};
             mass[j] += vset(DUST);
@@ -117,7 +118,7 @@ INLINE void steps_forward(const int K, Steps *s, Pass *p) {
     }
 }
 
-/* Backward pass: rows of gamma and, if wanted, expected moves to the caller. */
+/* Backward pass: expected moves, if wanted, to the caller, and rows of gamma unless a lane is spoilt. */
 INLINE void steps_backward(const int K, Steps *s) {
     Group *g = &s->g;
     Back back = back_start(g, 1, K);
@@ -154,11 +155,11 @@ INLINE void steps_backward(const int K, Steps *s) {
             for (int j = 0; j < K; j++) joint[i * K + j] = (vd)((vi)(joint[i * K + j] * (a[i - K] * norm)) & counted);
         if (!t) memset(joint, 0, (size_t)(K * K) * sizeof(vd)); /* no move leads into the first step */
         if (r) continue;
-        scatter(K, 1, g, t, b);
         if (s->moves_at) s->moves_at(s, t);
         else if (s->xi || s->xi_steps) scatter_moves(K, s, t);
     }
     lanes_judge(g, &back);
+    for (int64_t t = 0; t < g->T[0] && !g->spoilt; t += BLOCK) scatter(K, 1, g, t, g->lik + t * K);
 }
 
 /* Scratch in vectors for sequences of up to T steps. */

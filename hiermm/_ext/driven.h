@@ -23,7 +23,7 @@ typedef struct {
     vd *features, *products;    /* (BLOCK, P) and those of softmax.h */
     vd *totals;                 /* (BLOCK, K) */
     vd *weights, *sums;         /* of add_sums, for one group and for all */
-    double *before;             /* what a group may write over in vain */
+    double *before;             /* the sums before a group */
 } Driven;
 
 /* The matrices of a block, or where they are kept. */
@@ -67,7 +67,7 @@ static double *driven_scratch(Driven *d, int64_t T) {
     int64_t spare = MAX_LANES * BLOCK * (K > P ? K : P) / VL;
     int64_t vectors = rows * (K * K + 2 * K) + BLOCK * (K * K + P + K) + BLOCK_CHUNKS * (P + 1) * (P + 2) / 2 +
                       weights_size(d->F) + K * size + K + spare;
-    double *room = simd_alloc((vectors + K * size + T * K) * VL + (P + 1) * (P + 1));
+    double *room = simd_alloc((vectors + K * size) * VL + (P + 1) * (P + 1));
     if (!room) return NULL;
     d->kept = (vd *)room;
     s->g.lik = d->kept + rows * K * K;
@@ -85,13 +85,10 @@ static double *driven_scratch(Driven *d, int64_t T) {
     return room;
 }
 
-/* A copy of what sequences e[0 .. count) may write over and count though the way back then finds that they cannot be
- * done so, or the way back. */
-static void driven_keep(Driven *d, const Entry *e, int64_t count, const int64_t *offsets, int back) {
-    int64_t K = d->s.g.c->N, P = d->P;
-    double *room = keep((double *)d->sums, K * sums_size(d->F, P) * VL, d->before, back);
-    room = keep(d->moments, (P + 1) * (P + 1), room, back);
-    keep_rows(d->gamma, K, offsets, e, count, room, back);
+/* A copy of all sums, or the way back. */
+static void driven_keep(Driven *d, int back) {
+    int64_t size = d->s.g.c->N * sums_size(d->F, d->P) * VL;
+    keep(d->moments, (d->P + 1) * (d->P + 1), keep((double *)d->sums, size, d->before, back), back);
 }
 
 /* Sequences e[0 .. count) into the lanes of one of the groups, with rows of `width` numbers. */
@@ -129,11 +126,11 @@ static int driven_all(Driven *d, const int64_t *offsets, int64_t m, double *logl
         driven_lanes(&s->g, e + k, count, offsets, c->N, d->ll, d->gamma);
         driven_lanes(&d->u, e + k, count, offsets, d->P, d->inputs, NULL);
         driven_lanes(&d->out, e + k, count, offsets, c->N, NULL, d->leaving);
-        driven_keep(d, e + k, count, offsets, 0);
+        driven_keep(d, 0);
         for (s->g.spoilt = 1; s->g.spoilt;) {
             clear(BLOCK * c->N * c->N, s->joint);
             steps_group(s);
-            if (s->g.spoilt) driven_keep(d, e + k, count, offsets, 1);
+            if (s->g.spoilt) driven_keep(d, 1);
         }
         for (int l = 0; l < count; l++) {
             loglik[e[k + l].s] = s->g.loglik[l];
