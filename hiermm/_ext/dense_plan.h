@@ -211,11 +211,12 @@ static int run_steps(Call *call, Entry *e) {
     const Chain *c = call->c;
     int64_t N = c->N, size = N * N, most = (call->m < VL ? call->m : VL) * call_longest(call);
     Steps s = {.g = {.c = c}, .xi = call->all->xi, .xi_steps = call->all->xi_steps};
+    int keeps = s.xi && !c->positive;
     double *kept = NULL;
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
     double *scratch = simd_alloc(steps_scratch(N, e[0].T) * VL);
-    if (s.xi) kept = simd_alloc((c->L < most ? c->L : most) * size);
-    int enough = scratch && (kept || !s.xi);
+    if (keeps) kept = simd_alloc((c->L < most ? c->L : most) * size);
+    int enough = scratch && (kept || !keeps);
     s.matrices = (vd *)scratch;
     s.joint = s.matrices + BLOCK * size;
     s.rows = (double *)(s.joint + BLOCK * size);

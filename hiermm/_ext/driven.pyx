@@ -69,8 +69,8 @@ def smooth(const double[:, ::1] ll,          # IN (n, K)
            double[:, ::1] leaving=None):     # OUT (n, K): expected moves from each state to free destinations, by step
     """Posteriors, log-likelihoods in nats and Newton sums of all sequences, as `dense.smooth` and `newton_sums` give.
 
-    A sequence of status `LEFT_OUT` is to be done by those: its posteriors would need the logarithmic recursion, or it
-    found too little company to fill the lanes. Nothing of it is counted, and its rows are left as they were.
+    A sequence of status `LEFT_OUT` is to be done by those: its posteriors may need the logarithmic recursion, or it
+    found too little company to fill the lanes. Nothing of it is counted, and its rows of `gamma` are left as they were.
     """
     cdef int64_t n = ll.shape[0], K = ll.shape[1], P = inputs.shape[1], m = offsets.shape[0] - 1, s, size = K * (P + 1)
     cdef Chain c
