@@ -7,6 +7,7 @@ El Hihi & Bengio (1995), P(x_t | x_{t-1}) = prod_s P(x_t^s | x_{t-1}^s, x_{t-1}^
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import lcm
 
 import numpy as np
 
@@ -114,7 +115,7 @@ class Chain:
     def level(self, packed, s):
         """View the rows of level s in a packed array (L, total) as (L, R, K, K)."""
         k = self.sizes[s]
-        return packed[:, self.bounds[s] : self.bounds[s + 1]].reshape(len(packed), -1, k, k)
+        return packed[:, self.bounds[s] : self.bounds[s + 1]].reshape(len(packed), self.structure.shapes[s][0], k, k)
 
     @cached_property
     def _tables(self):
@@ -321,7 +322,9 @@ class Chain:
         Without steps: one matrix, or for a periodic clock one whole period (the moves into steps 1, 2, ...).
         """
         if steps is None:
-            steps = np.arange(1, np.lcm.reduce(self.periods) + 1)
+            period = lcm(*self.periods)
+            check_dense_size(period, self.n_states)
+            steps = np.arange(1, period + 1)
         transitions = self.compile(np.empty((len(steps), 0)) if inputs is None else inputs)
         packed = transitions.rows if transitions.index is None else transitions.rows[transitions.index]
         if set(self.periods) == {1}:

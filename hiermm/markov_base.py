@@ -13,7 +13,7 @@ from hiermm.emissions import make
 from hiermm.emissions.base import Emission, as_floats
 from hiermm.expectation import Expectation, Parameters
 from hiermm.markov_fitted import FittedMarkov
-from hiermm.sequences import refuse_extremes
+from hiermm.sequences import check_ranges
 from hiermm.structure import Structure, check_counts
 
 
@@ -72,7 +72,7 @@ class MarkovModel(FittedMarkov):
         if not sequences.n_observed():
             raise ValueError("nothing to learn from: every output is missing.")
         self._check_outputs(sequences, known)
-        refuse_extremes(sequences)
+        check_ranges(sequences)
         start = None
         if go_on:
             chain = self._chain(self._structure(), self._transition())

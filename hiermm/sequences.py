@@ -1,5 +1,6 @@
 """The one door for data: every accepted form of X, y and lengths becomes a `Sequences`, or an error."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +10,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 REPEATS = 16  # times that each symbol occurs, from which on it pays to look at symbols and not at steps
 LARGEST = 1e140  # squares of larger numbers overflow where they are summed; those of numbers below 1 / LARGEST vanish
+LEAST_VARIATION = 1e-5  # of an input, relative to its size: its square has half of a double's digits left
 BLOCK = 1 << 16  # rows looked at together when values are checked, so that a check never copies the data
 
 
@@ -165,13 +167,19 @@ def check_features(model, X, n_features, reset):
     _check_n_features(model, np.empty((1, n_features)) if several else X, reset=reset)
 
 
-def refuse_extremes(sequences):
-    """Raise ValueError if the squares of a column would overflow or vanish, naming sequence, step and column."""
+def check_ranges(sequences):
+    """Raise ValueError if the squares of a column would overflow or vanish, naming sequence, step and column.
+
+    Warns of inputs that hardly vary beside their size: sums of their products lose the digits in which they vary.
+    """
     for name, array in [("input", sequences.inputs), ("output", sequences.outputs)]:
-        largest = np.zeros(array.shape[1])
+        low, high = np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
         for lo in range(0, len(array), BLOCK):
             for j, column in enumerate(array[lo : lo + BLOCK].T):  # one by one: reducing short rows is slow
-                largest[j] = np.fmax(largest[j], np.fmax.reduce(np.abs(column)))
+                column = np.ascontiguousarray(column)
+                low[j] = np.fmin(low[j], np.fmin.reduce(column))
+                high[j] = np.fmax(high[j], np.fmax.reduce(column))
+        largest = np.maximum(high, -low)
         for j in np.flatnonzero((largest > LARGEST) | ((largest > 0) & (largest < 1 / LARGEST))):
             row = int(np.argmax(np.abs(array[:, j]) == largest[j]))
             sequence, step = sequences.locate(row)
@@ -179,6 +187,14 @@ def refuse_extremes(sequences):
                 f"sequence {sequence}, step {step}: {name} {array[row, j]:g}, the largest of column {j}, is "
                 "out of the range in which numbers can be squared: scale the data."
             )
+        if name == "input":
+            for j in np.flatnonzero((high > low) & (high - low < LEAST_VARIATION * largest)):
+                warnings.warn(
+                    f"input column {j} lies between {low[j]:.12g} and {high[j]:.12g}: it varies so little beside its size "
+                    "that its effect may be lost to rounding. Subtract a constant from it.",
+                    UserWarning,
+                    stacklevel=4,
+                )
 
 
 def pack_outputs(y, offsets, several):

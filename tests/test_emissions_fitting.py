@@ -293,3 +293,16 @@ def test_a_column_without_observations_is_refused():
             emission.initialise(y, np.ones((5, 1)), 2, rng(40))
     with pytest.raises(ValueError, match="no observed value"):
         Categorical().initialise(y[:, 1:], NONE[:5], 2, rng(40))
+
+
+@pytest.mark.parametrize("covariance", FORMS)
+def test_a_state_with_a_subnormal_share_is_dead(covariance):
+    y = rng(0).normal(size=(20, 2))
+    u = rng(1).normal(size=(20, 3))
+    for emission in (Gaussian(covariance), LinearGaussian(covariance)):
+        start = emission.initialise(y, u, 2, rng(2))
+        gamma = np.column_stack([np.full(20, 1e-311), np.ones(20)])
+        with pytest.warns(DeadStateWarning):
+            new = start.maximise(start.statistics(y, u, gamma))
+        np.testing.assert_array_equal(new.mean(u, 20)[:, 0], start.mean(u, 20)[:, 0])
+        assert np.isfinite(new.log_likelihood(y, u)).all()

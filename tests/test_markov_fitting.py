@@ -188,3 +188,28 @@ def test_logistic_driven_by_inputs():
     model = quiet(IOHMM(2, emission="logistic", random_state=0, n_init=3, max_iter=60), u, y)
     slopes = np.sort(model.emission_.coef_[:, 1, 0] - model.emission_.coef_[:, 0, 0])
     np.testing.assert_allclose(slopes, [-4, 4], atol=1.2)
+
+
+@pytest.mark.parametrize("covariance", ["diag", "spherical"])
+def test_the_floor_of_constant_columns_does_not_move(covariance, recwarn):
+    for n_steps, seed in [(2, 0), (3, 0), (10, 0), (3, 1), (10, 1)]:
+        X = np.tile(np.random.default_rng(seed).normal(size=30), (n_steps, 1))
+        model = quiet(HMM(3, emission=Gaussian(covariance), max_iter=50, random_state=seed), X)
+        assert (np.diff(model.history_) > -1e-9).all()
+        assert model.emission_._floor is not None
+    assert not [str(warning.message) for warning in recwarn if warning.category is RuntimeWarning]
+
+
+def test_new_data_bring_a_floor_of_their_own():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    model = quiet(HMM(2, max_iter=3, random_state=0, warm_start=True), X)
+    first = model.emission_._floor
+    quiet(model.set_params(max_iter=1), 1e3 * X)
+    np.testing.assert_allclose(model.emission_._floor, 1e6 * first, rtol=1e-9)
+
+
+def test_sequences_of_one_step_have_no_operators():
+    u, y = np.zeros((3, 2)), np.array([0.0, 1.0, 0.5])
+    model = quiet(IOHMM(2, max_iter=2, random_state=0), np.random.default_rng(0).normal(size=(40, 2)), np.ones(40))
+    assert len(model.operators(u, lengths=[1, 1, 1])) == 0
+    assert np.isfinite(model.score(u, y, lengths=[1, 1, 1]))

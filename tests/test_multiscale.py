@@ -261,3 +261,25 @@ def test_the_slowest_level_starts_from_moves_within_sequences():
     table = _root_table(labels, sequence, 3, None, 4)
     np.testing.assert_allclose(table[1:], [[0.125, 0.75, 0.125], [0.125, 0.125, 0.75]], rtol=1e-15)
     np.testing.assert_allclose(table[0], [0.75, 0.25 * 2 / 3, 0.25 / 3], rtol=1e-15)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1), (1, 1, 3)])
+def test_levels_of_one_state_follow_inputs_too(sizes):
+    r = np.random.default_rng(0)
+    u, y = r.normal(size=(60, 2)), r.normal(size=60)
+    model = MultiscaleIOHMM(sizes, timescales=(4, 2, 1)[-len(sizes) :], max_iter=3, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(u, y)
+    assert (np.diff(model.history_) > 0).all()
+    assert model.posterior(u, y).shape == (60, np.prod(sizes))
+
+
+def test_a_period_beyond_memory_is_refused():
+    rows = [np.full((r, 2, 2), 0.5) for r in (1, 2)]
+    emission = Gaussian.from_parameters(means=np.zeros((4, 1)), covariances=np.ones((4, 1)))
+    model = MultiscaleHMM.from_parameters(
+        initial=[np.full((r, 2), 0.5) for r in (1, 2)], transition=rows, timescales=(2**31 - 1, 2**31 - 19),
+        clock="periodic", emission=emission,
+    )  # fmt: skip
+    with pytest.raises(MemoryError, match="GiB"):
+        model.operators()

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from hiermm.labels import encode, is_missing, learn_classes
-from hiermm.sequences import Sequences, inputs_outputs, observations, refuse_extremes
+from hiermm.sequences import Sequences, inputs_outputs, observations, check_ranges
 
 A, B = np.arange(6.0).reshape(3, 2), np.array([[7.0, 8.0]])
 
@@ -195,11 +195,18 @@ def test_large_whole_numbers_are_classes_of_their_own():
 
 def test_numbers_that_cannot_be_squared_are_named():
     u, y = np.ones((4, 2)), np.array([[1.0, 0.0], [np.nan, 0.0], [1e-200, np.nan], [1e139, 0.0]])
-    refuse_extremes(Sequences(u, y, np.array([0, 3, 4])))
+    check_ranges(Sequences(u, y, np.array([0, 3, 4])))
     for size in (1e200, -1e200):
         u[2, 1] = size
         with pytest.raises(ValueError, match=r"^sequence 0, step 2: input -?1e\+200, the largest of column 1"):
-            refuse_extremes(Sequences(u, y, np.array([0, 3, 4])))
+            check_ranges(Sequences(u, y, np.array([0, 3, 4])))
     y[:, 1] = [0, 1e-200, np.nan, -2e-200]
     with pytest.raises(ValueError, match=r"^sequence 1, step 0: output -2e-200, the largest of column 1"):
-        refuse_extremes(Sequences(np.empty((4, 0)), y, np.array([0, 3, 4])))
+        check_ranges(Sequences(np.empty((4, 0)), y, np.array([0, 3, 4])))
+
+
+def test_inputs_that_hardly_vary_beside_their_size_are_named():
+    u, y = np.column_stack([np.arange(4.0), 1e6 + np.arange(4.0), np.full(4, 1e9)]), np.ones((4, 1))
+    with pytest.warns(UserWarning, match=r"^input column 1 lies between 1000000 and 1000003") as caught:
+        check_ranges(Sequences(u, 1e9 * y + np.arange(4.0)[:, None], np.array([0, 4])))
+    assert len(caught) == 1

@@ -49,7 +49,8 @@ cdef int64_t row_stride(const double[:, :, :] x, tuple shape, str name) except -
     """Elements from one step of `x` to the next; the two axes behind must be contiguous."""
     if (x.shape[0], x.shape[1], x.shape[2]) != shape:
         raise ValueError(f"{name} has shape {(x.shape[0], x.shape[1], x.shape[2])}, expected {shape}")
-    if x.strides[2] != sizeof(double) or (x.shape[1] > 1 and x.strides[1] != x.shape[2] * <int64_t>sizeof(double)):
+    cdef int64_t size = sizeof(double)
+    if (x.shape[2] > 1 and x.strides[2] != size) or (x.shape[1] > 1 and x.strides[1] != x.shape[2] * size):
         raise ValueError(f"the last two axes of {name} must be contiguous")
     return x.strides[0] // <int64_t>sizeof(double)
 

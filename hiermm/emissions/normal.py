@@ -17,7 +17,11 @@ class NormalEmission(Emission):
     Sums are taken over residuals from the present means, so that data far from zero lose no digits. With
     x = [1, u], theta the (F,) coefficients of an output and r = y - theta x, the statistics are
     sum gamma x x', sum gamma x r and sum gamma r^2 (or r r'), and the M-step solves for the change of theta.
+
+    The floor of the variances (D,) is worked out in the first M-step and stays, so that it cannot move by rounding.
     """
+
+    _floor = None
 
     # -- to be said by subclasses ------------------------------------------------------------------------------------
 
@@ -97,7 +101,7 @@ class NormalEmission(Emission):
 
         diag and spherical: gram (N, D, F, F), cross (N, D, F), scatter (N, D), over the steps where the output is
         observed. full and tied: gram (N, F, F), cross (N, F, D), scatter (N, D, D), with the conditional moments of
-        missing entries, and data (3, D): count, sum and sum of squares of the observed outputs.
+        missing entries, and before the first M-step data (3, D): count, sum and sum of squares of the observed outputs.
         """
         inputs = self._used(inputs)
         if self._variances is not None:
@@ -107,7 +111,8 @@ class NormalEmission(Emission):
             return {"gram": gram, "cross": cross, "scatter": scatter}
         names = ("gram", "cross", "scatter")
         sums = cov.dense_moments(outputs, inputs, gamma, self._coef, self._intercept, self._matrices)
-        return {**dict(zip(names, sums)), "data": data_sums(outputs, self._intercept.mean(axis=0))}
+        data = {} if self._floor is not None else {"data": data_sums(outputs, self._intercept.mean(axis=0))}
+        return {**dict(zip(names, sums)), **data}
 
     def _check_options(self):
         cov.check_form(self.covariance)
@@ -125,7 +130,7 @@ class NormalEmission(Emission):
         deviation = np.sqrt(np.diagonal(start._covariance_matrices(), axis1=1, axis2=2))
         moved = start._theta().copy()
         moved[:, :, 0] += size[:, None] * deviation * rng.standard_normal(deviation.shape)
-        return start._fitted(**start._arrays(moved, start.covariances_))
+        return start._floored(None, **start._arrays(moved, start.covariances_))  # these were not all of the data
 
     def _shaping(self):
         return {"covariance": self.covariance}
@@ -144,19 +149,28 @@ class NormalEmission(Emission):
         else:
             matrices = new.covariances_.reshape(-1, len(floor), len(floor))
             lifted = cov.lift(matrices, floor).reshape(new.covariances_.shape)
-        return new._fitted(covariances_=lifted)
+        return new._floored(None, covariances_=lifted)
+
+    def _floored(self, floor, **arrays):
+        """Return `_fitted(**arrays)` with this floor of the variances."""
+        new = self._fitted(**arrays)
+        new._floor = floor
+        return new
 
     def maximise(self, stats):
         """Return the emission that maximises expected log-likelihood plus log prior, variances above their floor.
 
         States without responsibility keep their parameters (`DeadStateWarning`).
         """
-        if self._variances is not None:
-            return self._maximise_separate(stats)
-        return self._maximise_joint(stats)
+        maximise = self._maximise_joint if self._variances is None else self._maximise_separate
+        floor = self.min_variance * self._data_variance(stats) if self._floor is None else self._floor
+        weights, arrays = maximise(stats, floor)
+        new = self._keep_dead(weights, arrays)
+        new._floor = floor
+        return new
 
-    def _maximise_separate(self, stats):
-        """M-step with independent outputs (diag, spherical)."""
+    def _maximise_separate(self, stats, floor):
+        """M-step with independent outputs (diag, spherical): weights of the states, and arrays."""
         theta, (ridge, centre) = self._theta(), self._ridge()
         gram, cross, scatter = stats["gram"], stats["cross"], stats["scatter"]
         weight = gram[:, :, 0, 0]
@@ -166,17 +180,16 @@ class NormalEmission(Emission):
         rest = np.maximum(rest + (ridge * (new - centre) ** 2).sum(-1), 0.0)
         pseudo, guess = self._pseudo(theta.shape[1])
         rest, total = rest + pseudo * np.diagonal(guess), weight + pseudo
-        floor = self.min_variance * self._data_variance(theta, gram, cross, scatter)
         if self.covariance == "spherical":
             rest, total, floor = rest.sum(axis=1), total.sum(axis=1), floor.mean()
         alive = total >= DEAD
         variances = np.maximum(rest / np.where(alive, total, 1.0), floor)
         variances = np.where(alive, variances, self.covariances_)
         new = np.where((weight >= DEAD)[:, :, None], new, theta)
-        return self._keep_dead(weight.max(axis=1), self._arrays(new, variances))
+        return weight.max(axis=1), self._arrays(new, variances)
 
-    def _maximise_joint(self, stats):
-        """M-step with correlated outputs (full, tied)."""
+    def _maximise_joint(self, stats, floor):
+        """M-step with correlated outputs (full, tied): weights of the states, and arrays."""
         theta, (ridge, centre) = self._theta(), self._ridge()
         gram, cross, scatter = stats["gram"], stats["cross"], stats["scatter"]
         weight = gram[:, 0, 0]
@@ -194,22 +207,23 @@ class NormalEmission(Emission):
             total, alive_rows = weight, alive
         safe = np.where(alive_rows, total + pseudo, 1.0)
         matrices = (rest + pseudo * guess) / safe[:, None, None]
-        matrices = cov.lift(
-            (matrices + np.swapaxes(matrices, 1, 2)) / 2,
-            self.min_variance * moment_variance(*stats["data"], self._intercept.mean(axis=0)),
-        )
+        matrices = cov.lift((matrices + np.swapaxes(matrices, 1, 2)) / 2, floor)
         old = self.covariances_.reshape(-1, *matrices.shape[1:])
         matrices = np.where(alive_rows[:, None, None], matrices, old)
-        return self._keep_dead(weight, self._arrays(new, matrices.reshape(self.covariances_.shape)))
+        return weight, self._arrays(new, matrices.reshape(self.covariances_.shape))
 
-    def _data_variance(self, theta, gram, cross, scatter):
-        """Return the variance of each observed output, worked out from the states' sums."""
+    def _data_variance(self, stats):
+        """Return the variance (D,) of each observed output."""
+        if "data" in stats:
+            return moment_variance(*stats["data"], self._intercept.mean(axis=0))
+        theta, gram, cross, scatter = self._theta(), stats["gram"], stats["cross"], stats["scatter"]
         centre = theta[:, :, 0].mean(axis=0)
         shifted = theta.copy()
         shifted[:, :, 0] -= centre
         first = cross[:, :, 0] + np.einsum("kdf,kdf->kd", shifted, gram[:, :, :, 0])
-        second = np.einsum("kdf,kdfg,kdg->kd", shifted, gram, shifted) + 2 * (shifted * cross).sum(-1) + scatter
-        return moment_variance(gram[:, :, 0, 0].sum(axis=0), first.sum(axis=0), second.sum(axis=0), centre)
+        second = np.einsum("kdf,kdfg,kdg->kd", shifted, gram, shifted), 2 * (shifted * cross).sum(-1), scatter
+        terms = sum(np.abs(term).sum(axis=0) for term in second)  # of whose size rounding errors are
+        return moment_variance(gram[:, :, 0, 0].sum(axis=0), first.sum(axis=0), sum(second).sum(axis=0), centre, terms)
 
     # -- prior -------------------------------------------------------------------------------------------------------
 
@@ -273,9 +287,10 @@ def solve(gram, cross):
     The matrices are scaled to unit diagonal first, so that the units of the inputs do not matter.
     """
     diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
-    unit = np.sqrt(np.where(diagonal > 0, 1.0 / np.where(diagonal > 0, diagonal, 1.0), 0.0))
+    # Not sqrt(1 / diagonal), which overflows where the posteriors of a nearly dead state are subnormal.
+    unit = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
     if gram.shape[-1] == 1:
-        return cross * unit**2
+        return cross * unit * unit
     values, vectors = np.linalg.eigh(gram * unit[..., :, None] * unit[..., None, :])
     keep = values > 1e-13 * values[..., -1:]
     inverse = np.where(keep, 1.0 / np.where(keep, values, 1.0), 0.0)
@@ -301,13 +316,13 @@ def column_variance(outputs):
     )
 
 
-def moment_variance(count, first, second, centre):
+def moment_variance(count, first, second, centre, terms=0.0):
     """Return variances from sums about `centre`; a constant column gets its squared value, a zero column 1."""
     count = np.maximum(count, 1.0)
     average = first / count
     square = second / count
     variance = square - average**2
     size = (average + centre) ** 2
-    flat = variance <= 1e-14 * square + 1e-26 * size
+    flat = variance <= 1e-14 * np.maximum(square, terms / count) + 1e-26 * size
     # A mean of zero comes out as the rounding error of the sums, not as 0.
     return np.where(flat, np.where(size > 1e-26 * (square + centre**2), size, 1.0), variance)

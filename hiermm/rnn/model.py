@@ -17,7 +17,7 @@ from hiermm.rnn.fitted import FittedNetwork
 from hiermm.rnn.network import Network, Runner
 from hiermm.rnn.scaling import Scaling, gaussian_log_likelihood
 from hiermm.rnn.training import Training, train
-from hiermm.sequences import refuse_extremes
+from hiermm.sequences import check_ranges
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ class MultiscaleRNN(FittedNetwork):
         sequences = self._read(X, y, lengths, reset=not go_on)
         if not sequences.n_observed():
             raise ValueError("nothing to learn from: every output is missing.")
-        refuse_extremes(sequences)
+        check_ranges(sequences)
         classes = self.output_ == "classification"
         network = self._network(self.n_features_in_, len(self.classes_) if classes else sequences.outputs.shape[1])
         seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=self.n_init + 1)
