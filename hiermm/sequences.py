@@ -190,8 +190,8 @@ def check_ranges(sequences):
         if name == "input":
             for j in np.flatnonzero((high > low) & (high - low < LEAST_VARIATION * largest)):
                 warnings.warn(
-                    f"input column {j} lies between {low[j]:.12g} and {high[j]:.12g}: it varies so little beside its size "
-                    "that its effect may be lost to rounding. Subtract a constant from it.",
+                    f"input column {j} lies between {low[j]:.12g} and {high[j]:.12g}: it varies so little beside its "
+                    "size that its effect may be lost to rounding. Subtract a constant from it.",
                     UserWarning,
                     stacklevel=4,
                 )

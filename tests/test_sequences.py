@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from hiermm.labels import encode, is_missing, learn_classes
-from hiermm.sequences import Sequences, inputs_outputs, observations, check_ranges
+from hiermm.sequences import Sequences, check_ranges, inputs_outputs, observations
 
 A, B = np.arange(6.0).reshape(3, 2), np.array([[7.0, 8.0]])
 
