@@ -14,8 +14,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCE = Path("hiermm") / "_ext"
-# -g0: Python may have been built with -g, which makes the modules five times as large.
+# -g0: Python may have been built with -g, which makes the modules five times as large. -Wno-unused-function: modules
+# share headers, of whose functions none needs all.
 FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd"]
+FLAGS += ["-Wno-unused-function"]
 VARIANTS = {"base": []}
 if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32":
     VARIANTS["v3"] = ["-march=x86-64-v3"]

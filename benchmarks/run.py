@@ -159,12 +159,13 @@ def main():
     """Run, print, write; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small work and few repeats: does everything still run?")
-    parser.add_argument(
-        "--only", default="", help=f"sections, by commas: {', '.join(SECTIONS)}, memory, growth, profile"
-    )
+    sections = [*SECTIONS, "memory", "growth", "profile"]
+    parser.add_argument("--only", default="", help=f"sections, by commas: {', '.join(sections)}")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
     arguments = parser.parse_args()
     chosen = [name for name in arguments.only.split(",") if name]
+    if not set(chosen) <= set(sections):
+        parser.error(f"--only takes {', '.join(sections)}")
 
     def wanted(name):
         return not chosen or name in chosen

@@ -14,7 +14,6 @@ underflow, zeros of the parameters stay zeros in all counts, and a state that on
 
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free
 
 cdef extern from "dense_plan.h" nogil:
     ctypedef struct Chain:
@@ -46,6 +45,7 @@ cdef extern from "dense_plan.h" nogil:
 
     int chain_prepare(Chain *c, double fill)
     double *simd_alloc(int64_t doubles)
+    void simd_free(void *piece)
     int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
                 int64_t *status, Symbols *symbols)
     int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t m, double *loglik, int64_t *status,
@@ -276,10 +276,10 @@ def viterbi(const double[:, ::1] ll,            # IN (n, N)
             for s in range(m):
                 log_prob[s] = one_viterbi(&c, offsets[s], offsets[s + 1] - offsets[s], &ll[offsets[s], 0],
                                           &path[offsets[s]], scratch)
-        free(c.rows)
+        simd_free(c.rows)
     if scratch == NULL:
         raise MemoryError("no memory for the scores of the most likely path")
-    free(scratch)
+    simd_free(scratch)
 
 
 cdef int64_t draw(int64_t N, const double *probs, double u) noexcept nogil:

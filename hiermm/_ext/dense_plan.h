@@ -238,8 +238,8 @@ static int run_steps(Call *call, Entry *e) {
             enough = run_alone(call, e[k].s);
         }
     }
-    free(scratch);
-    free(kept);
+    simd_free(scratch);
+    simd_free(kept);
     return enough;
 }
 
@@ -269,10 +269,10 @@ static int run_side_by_side(Call *call, Entry *e) {
             enough = run_alone(call, e[k].s);
         }
     }
-    free(g.lik);
-    free(g.counts);
-    free(apart);
-    free(kept);
+    simd_free(g.lik);
+    simd_free(g.counts);
+    simd_free(apart);
+    simd_free(kept);
     return enough;
 }
 
@@ -306,9 +306,9 @@ static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets,
             for (int64_t s = 0; s < m && enough; s++) enough = run_alone(&call, s);
     }
     free(e);
-    free(call.scratch);
-    free(call.rows);
-    free(c->rows);
+    simd_free(call.scratch);
+    simd_free(call.rows);
+    simd_free(c->rows);
     return enough;
 }
 
@@ -325,7 +325,7 @@ static int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t
     for (int64_t q = M * stride; q < size; q++) s->likelihood[q] = 1.0;
     s->top[M] = s->top[M + 1] = 0.0;
     int enough = run_all(c, all, 1, offsets, m, loglik, status, s);
-    free(s->likelihood);
+    simd_free(s->likelihood);
     return enough;
 }
 

@@ -141,7 +141,7 @@ static int driven_all(Driven *d, const int64_t *offsets, int64_t m, double *logl
     for (int64_t i = 0; room && i < K; i++)
         d->weight[i] += spread(d->F, K, d->P, d->skip[i], d->sums + i * sums_size(d->F, d->P),
                                d->gradient + i * size, d->hessian + i * size * size);
-    free(room);
+    simd_free(room);
     free(e);
     return room != NULL;
 }

@@ -40,7 +40,7 @@ cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *l
     if status == 0:
         return continuation(c, start, stop, judged)
     if status == 1 and c.filtered == NULL:
-        free(c.rows)
+        simd_free(c.rows)
         _allocate_rows(c, stop - start, 0)
         status = filter_judged(c, c.rows, start, stop, loglik, False)
         if status == 0:

@@ -30,6 +30,7 @@ cdef extern from "likelihood.h" nogil:
 
     double scale1(double x, double *exponent)
     double *simd_alloc(int64_t doubles)
+    void simd_free(void *piece)
     const int VL
     const int AHEAD
     void likelihood_states(const double *ll, Py_ssize_t rows, Py_ssize_t N, const Packing *packing, double *top,
@@ -226,8 +227,8 @@ cdef void _close(Chain *c) noexcept:
     free(c.shapes)
     free(c.place)
     free(c.packing)
-    free(c.memory)
-    free(c.rows)
+    simd_free(c.memory)
+    simd_free(c.rows)
     free(c.log_memory)
     free(c.best)
 
@@ -250,10 +251,7 @@ cdef void _collect(const Chain *c, const double *x, double *out) noexcept nogil:
 
 
 cdef int _allocate_rows(Chain *c, Py_ssize_t rows, Py_ssize_t longest) except -1 nogil:
-    """Room for `rows` of alpha, and for the likelihoods of `longest` rows if they are not too many.
-
-    It is one piece of memory: malloc keeps that for the next call where it gives two of them back to the system.
-    """
+    """Room for `rows` of alpha, and for the likelihoods of `longest` rows if they are not too many, in one piece."""
     c.keep_all = 0 < longest * c.width <= KEPT
     c.rows = simd_alloc(rows * c.padded + max(longest if c.keep_all else 0, c.chunk) * c.width)
     if c.rows == NULL:

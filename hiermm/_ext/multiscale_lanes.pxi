@@ -78,7 +78,7 @@ cdef void _close_lanes(Lanes *g) noexcept nogil:
     if g.c.levels != NULL:
         levels_free(g.c.levels, g.c.S)
     free(g.c.levels)
-    free(g.memory)
+    simd_free(g.memory)
 
 
 cdef void _rows_of(const Lanes *g, Py_ssize_t t, const double **rows) noexcept nogil:

@@ -224,20 +224,46 @@ INLINE double scale1(double x, double *exponent) {
     return x;
 }
 
-/* Uninitialised memory aligned to a cache line (give it back with free); NULL if there is none. Pieces so large that
- * malloc never keeps them for the next call ask for large pages: the first touch of small ones takes longer than what is
- * computed there. */
+/* Scratch of kernels: simd_alloc gives uninitialised memory aligned to a cache line, or NULL, and simd_free takes it
+ * back. malloc returns pieces of megabytes to the system and, of a thread that ends, all; the first touch of new pages
+ * then takes longer than much of what is computed there. So a few pieces wait here for the next call of any thread, and
+ * pieces too large for that ask for large pages. A piece begins with its size. */
+enum { SPARES = 8, PIECE_HEAD = 64 };
+#define SPARE_LEAST ((size_t)128 << 10)
+#define SPARE_MOST ((size_t)8 << 20)
 #define LARGE_PIECE ((size_t)32 << 20)
 #define LARGE_PAGE ((size_t)2 << 20)
+static char *spares[SPARES];
+
+INLINE void simd_free(void *piece) {
+    if (!piece) return;
+    char *p = (char *)piece - PIECE_HEAD;
+    size_t bytes = *(size_t *)p;
+    if (bytes >= SPARE_LEAST && bytes <= SPARE_MOST) {
+        for (int i = 0; i < SPARES; i++) {
+            char *empty = NULL;
+            if (__atomic_compare_exchange_n(&spares[i], &empty, p, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) return;
+        }
+        p = __atomic_exchange_n(&spares[0], p, __ATOMIC_ACQ_REL); /* the newest stays */
+    }
+    free(p);
+}
+
 INLINE double *simd_alloc(int64_t doubles) {
-    size_t bytes = ((size_t)(doubles > 0 ? doubles : 1) * sizeof(double) + 63) & ~(size_t)63;
+    size_t bytes = ((size_t)(doubles > 0 ? doubles : 1) * sizeof(double) + PIECE_HEAD + 63) & ~(size_t)63;
     size_t alignment = bytes > LARGE_PIECE ? LARGE_PAGE : 64;
+    for (int i = 0; i < SPARES && bytes >= SPARE_LEAST && bytes <= SPARE_MOST; i++) {
+        char *p = __atomic_exchange_n(&spares[i], NULL, __ATOMIC_ACQ_REL);
+        if (p && *(size_t *)p >= bytes && *(size_t *)p <= 4 * bytes) return (double *)(p + PIECE_HEAD);
+        if (p) simd_free(p + PIECE_HEAD);
+    }
     void *p = NULL;
     if (posix_memalign(&p, alignment, bytes)) return NULL;
 #ifdef MADV_HUGEPAGE
     if (alignment == LARGE_PAGE) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
-    return (double *)p;
+    *(size_t *)p = bytes;
+    return (double *)((char *)p + PIECE_HEAD);
 }
 
 #endif

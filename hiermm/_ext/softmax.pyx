@@ -8,7 +8,6 @@ block; softmax.h holds the loops.
 """
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free
 
 import numpy as np
 
@@ -20,6 +19,7 @@ cdef extern from "softmax.h" nogil:
         BLOCK_CHUNKS
         BLOCK_STEPS
     double *simd_alloc(int64_t doubles)
+    void simd_free(void *piece)
     int64_t load_block(const double *rows, int64_t stride, int64_t steps, int64_t width, vd *columns)
     void store_block(const vd *columns, int64_t stride, int64_t steps, int64_t width, double *rows)
     void group_probabilities(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
@@ -119,7 +119,7 @@ def probabilities(const double[:, ::1] inputs,  # IN (n, P)
             for g in range(G):
                 group_probabilities(F, chunks, u, P, &W[g, 0, 0], &b[g, 0], mass, scratch, skip[g], p + g * M, G * M)
             store_block(p, stride, steps, G * M, &out[t, 0, 0])
-        free(u)
+        simd_free(u)
 
 
 def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
@@ -191,7 +191,7 @@ def newton_sums(const double[:, ::1] inputs,  # IN (n, P)
                                       &hessian[g, 0, 0])
                 if weight is not None:
                     weight[g] += group_weight
-        free(u)
+        simd_free(u)
 
 
 def divergence(const double[:, ::1] inputs,  # IN (n, P)
@@ -237,7 +237,7 @@ def divergence(const double[:, ::1] inputs,  # IN (n, P)
                 group_divergence(F, chunks, u, P, &W[g, 0, 0], &b[g, 0], &dW[g, 0, 0], &db[g, 0], scratch, counts + g,
                                  G, sums)
         value = total(sums)
-        free(u)
+        simd_free(u)
     return value
 
 
@@ -277,7 +277,7 @@ def ranges(const double[:, ::1] inputs,  # IN (n, P)
             for g in range(G):
                 group_ranges(F, chunks, u, P, &dW[g, 0, 0], &db[g, 0], far, scratch, counts + g, G, sums)
     found = total(sums), total(sums + 1)
-    free(u)
+    simd_free(u)
     return found
 
 
@@ -308,4 +308,4 @@ def log_normalizer(const double[:, ::1] inputs,  # IN (n, P)
             for g in range(G):
                 group_normalizer(M, chunks, u, P, &coef[g, 0, 0], &intercept[g, 0], scratch, z + g, G)
             store_block(z, G, steps, G, &out[t, 0])
-        free(u)
+        simd_free(u)
