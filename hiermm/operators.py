@@ -1,5 +1,6 @@
 """One-step linear maps along a trajectory: all that the analysis knows of a model."""
 
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +48,12 @@ class Operators:
     kind: str = "stochastic"
 
     def __post_init__(self):
-        matrices = np.ascontiguousarray(self.matrices, dtype=np.float64)
+        matrices = _real(self.matrices)
         if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or matrices.shape[1] == 0:
             raise ValueError(f"matrices must have shape (L, n, n), got {matrices.shape}.")
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}.")
-        if not self.dt > 0:
+        if not isinstance(self.dt, numbers.Real) or not 0 < self.dt < np.inf:
             raise ValueError(f"dt must be positive, got {self.dt!r}.")
         object.__setattr__(self, "matrices", matrices)
         if self.offsets is None:
@@ -104,7 +105,7 @@ class Operators:
         ValueError
             As the class does, and if runs of a 3-D array do not end with its last matrix.
         """
-        matrices = np.asarray(matrices, dtype=np.float64)
+        matrices = _real(matrices)
         if matrices.ndim == 2:
             return cls(matrices[None], offsets, dt, kind)
         if offsets is not None and np.size(offsets) and np.ravel(offsets)[-1] != len(matrices):
@@ -138,6 +139,15 @@ class Operators:
         if stop <= len(self.matrices):
             return self.matrices[start:stop]
         return self.matrices[np.arange(start, stop) % len(self.matrices)]
+
+
+def _real(matrices):
+    """Return matrices as a C-contiguous float64 array; nothing is dropped on the way."""
+    if np.ma.is_masked(matrices):
+        raise ValueError("matrices must not have masked entries.")
+    if np.iscomplexobj(matrices):
+        raise ValueError("matrices must be real, got complex ones.")
+    return np.ascontiguousarray(matrices, dtype=np.float64)
 
 
 def check_dense_size(n_matrices, n_states):

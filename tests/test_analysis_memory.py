@@ -314,7 +314,7 @@ def slow_path(scales, clock, coupling, delays, start, lag):
         for s, n in enumerate(scales):
             options = []
             if clock != "periodic":
-                options.append(best[t - 1, s] + 1 / n)
+                options += [best[t - 1, s] + 1 / n] * (n > 1)  # what is replaced at every step does not stay
             elif t % n:
                 options.append(best[t - 1, s])
             if clock != "periodic" or t % n == 0:

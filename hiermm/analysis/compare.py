@@ -12,7 +12,7 @@ from hiermm.analysis._optional import pandas
 from hiermm.analysis.credit import path_lengths, relative_credit
 from hiermm.analysis.figure import draw
 from hiermm.analysis.memory import contraction, half_life
-from hiermm.analysis.products import as_operators, check_lags, longest_run
+from hiermm.analysis.products import as_operators, check_count, check_lags, longest_run
 from hiermm.analysis.report import write
 from hiermm.analysis.spectra import effective_rank, lyapunov
 from hiermm.operators import Operators
@@ -114,6 +114,7 @@ def compare(models, X=None, y=None, *, lengths=None, lags=LAGS, data=None, extra
     [1.4, 34.3]
     """
     lags = tuple(int(lag) for lag in check_lags(list(lags)))
+    check_count("analysis_steps", analysis_steps)
     data, extra = data or {}, extra or {}
     if not isinstance(models, Mapping):
         raise ValueError(f"models must be a dict of names and models, got a {type(models).__name__}.")

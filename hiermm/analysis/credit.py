@@ -3,7 +3,7 @@
 import numpy as np
 
 from hiermm._ext import load
-from hiermm.analysis.products import as_operators, check_lags
+from hiermm.analysis.products import as_operators, check_count, check_lags
 from hiermm.sequences import form_of
 
 _kernels = load("products")
@@ -61,6 +61,7 @@ def credit(model, X, y=None, lags=(0, 1, 2, 4, 8, 16, 32, 64), *, lengths=None, 
     [1.    0.5   0.125]
     """
     lags = check_lags(lags)
+    check_count("n_ends", n_ends)
     if not hasattr(model, "credit_sources"):
         raise TypeError(f"{type(model).__name__} has no credit_sources(X, y): it cannot say what its cost depends on.")
     logs = _log_credit(*_sources(model, X, y, lengths), lags, n_ends)
@@ -200,7 +201,7 @@ def path_lengths(model, lags):
     for step in range(int(lags.max()) + 1):
         if step:
             moves = ((phases[:, None] + step) % scales == 0) if periodic else np.ones((len(phases), len(scales)), bool)
-            stay = cost[step - 1] + (0.0 if periodic else 1.0 / scales)
+            stay = cost[step - 1] + (0.0 if periodic else np.where(scales > 1, 1.0 / scales, np.inf))
             moved = np.full_like(stay, np.inf)
             for delay in (d for d in delays if d <= step):
                 through = cost[step - delay][:, :, None] + np.where(feeds, 1.0, np.inf)

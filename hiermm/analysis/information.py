@@ -1,9 +1,11 @@
 """Mutual information between hidden states some steps apart."""
 
 import numpy as np
+from scipy.special import logsumexp
 
 from hiermm.analysis.products import Walk, WholeWalk, as_operators, check_lags, start_times
 from hiermm.analysis.structure import forgets, structure
+from hiermm.operators import Operators
 
 
 def mutual_information(model, lags, X=None, *, lengths=None, initial=None, n_starts=None):
@@ -77,15 +79,16 @@ def _information(whole, p):
     q = whole.full.matrix @ p
     spread, exponent = whole.deviations(p)
     live = q > 0
-    excess = spread[live] / q[live, None]  # P_ij / q_j - 1, over 2**exponent
     if exponent > -60:
-        excess = np.maximum(np.ldexp(excess, exponent), -1.0)
+        excess = np.maximum(np.ldexp(spread[live] / q[live, None], exponent), -1.0)  # P_ij / q_j - 1
         reached = whole.full.matrix[live] > 0
         bent = (1 + excess) * np.log1p(np.where(reached, excess, 0.0)) - excess
         small = np.abs(excess) < 1e-4
-        phi = np.where(small, excess**2 * (0.5 - excess / 6 + excess**2 / 12), np.where(reached, bent, 1.0))
+        least = np.where(small, excess, 0.0)
+        phi = np.where(small, least**2 * (0.5 - least / 6 + least**2 / 12), np.where(reached, bent, 1.0))
         return float(q[live] @ phi @ p)
-    return float(np.ldexp(q[live] @ excess**2 @ p / 2, max(2 * exponent, -2000)))
+    root = spread[live] * np.sqrt(p) / np.sqrt(q[live, None])  # of q p excess^2, whose factors may overflow
+    return float(np.ldexp((root**2).sum() / 2, max(2 * exponent, -2000)))
 
 
 def _first_distribution(model, ops, initial):
@@ -95,26 +98,50 @@ def _first_distribution(model, ops, initial):
     if initial is None:
         return _stationary(ops)
     initial = np.asarray(initial, dtype=np.float64)
-    if initial.shape != (n,) or (initial < 0).any() or abs(initial.sum() - 1) > 1e-8:
+    if initial.shape != (n,) or not (initial >= 0).all() or abs(initial.sum() - 1) > 1e-8:
         raise ValueError(f"initial must be a distribution over {n} states.")
     return initial
 
 
 def _stationary(ops):
     """Stationary distribution of one period of maps; of several closed classes, weighted as the uniform start is."""
-    found = structure(ops)
     forgets(ops, stacklevel=5)
     lap = Walk(ops, 0)
-    lap._multiply(len(ops.matrices))
-    n, result = ops.n_states, np.zeros(ops.n_states)
-    transient = np.setdiff1d(np.arange(n), np.concatenate(found.classes))
-    # expected visits to the transient states from a uniform start, then the flow into each class
-    visits = np.linalg.solve(
-        np.eye(len(transient)) - lap.matrix[np.ix_(transient, transient)], np.full(len(transient), 1 / n)
-    )
+    lap.go(len(ops.matrices))
+    n, found = ops.n_states, structure(Operators(lap.matrix[None]))
+    with np.errstate(divide="ignore"):
+        moves = np.log(lap.matrix.T)
+    mass, rest = np.full(n, -np.log(n)), np.arange(n)
+    for state in np.setdiff1d(rest, np.concatenate(found.classes)):
+        rest = rest[rest != state]
+        onward = _leave_out(moves, state, rest)
+        mass[rest] = np.logaddexp(mass[rest], mass[state] + onward)
     for members in found.classes:
-        weight = len(members) / n + lap.matrix[np.ix_(members, transient)].sum(axis=0) @ visits
-        system = np.eye(len(members)) - lap.matrix[np.ix_(members, members)]
-        system[-1] = 1.0
-        result[members] = weight * np.linalg.solve(system, np.eye(len(members))[-1])
-    return np.maximum(result, 0.0)
+        mass[members] = logsumexp(mass[members]) + _stationary_of_class(moves[np.ix_(members, members)])
+    result = np.zeros(n)
+    result[rest] = np.exp(mass[rest])
+    return result
+
+
+def _leave_out(moves, state, rest):
+    """Make of a chain (logs of its rows, changed in place) what is seen of it in the states `rest` alone.
+
+    Returns the logs of where it goes from `state`. Nothing is subtracted, so that a chance of 1e-300 of leaving a state
+    counts beside one of staying (Grassmann, Taksar & Heyman, Operations Research 33, 1985).
+    """
+    onward = moves[state, rest] - logsumexp(moves[state, rest])
+    block = np.ix_(rest, rest)
+    moves[block] = np.logaddexp(moves[block], moves[rest, state][:, None] + onward)
+    return onward
+
+
+def _stationary_of_class(moves):
+    """Logs of the stationary distribution of an irreducible chain from those of its rows, which are overwritten."""
+    for state in range(len(moves) - 1, 0, -1):
+        leaving = logsumexp(moves[state, :state])
+        _leave_out(moves, state, np.arange(state))
+        moves[:state, state] -= leaving
+    result = np.zeros(len(moves))
+    for state in range(1, len(moves)):
+        result[state] = logsumexp(result[:state] + moves[:state, state])
+    return result - logsumexp(result)

@@ -1,5 +1,6 @@
 """Products of one-step maps: the object that eqs. 3 and 4 of El Hihi & Bengio (1995) are about."""
 
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from hiermm.operators import Operators
 _kernels, _graded = load("products"), load("graded")
 BUDGET = 4e9  # multiply-adds that one call may spend on averaging over start times
 FEWEST, MOST = 4, 64  # start times
+LONGEST = 2**62  # lag
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ def product(ops, start, stop):
     -8047.883
     """
     ops = as_operators(ops)
+    for step in (start, stop):
+        if not isinstance(step, numbers.Integral):
+            raise ValueError(f"a product leads from step to step, whole numbers; got {step!r}.")
     start, stop = int(start), int(stop)
     if start < 0 or stop < start or not (ops.forever or stop <= len(ops)):
         end = "ever" if ops.forever else len(ops)
@@ -148,6 +153,9 @@ class Walk:
     def go(self, count):
         """Multiply by the next `count` maps."""
         period = len(self.ops.matrices)
+        if not count or not self.matrix.size:
+            self.at += count
+            return
         if count >= 8 * period and period < count:
             laps, count = divmod(count, period)
             lap = Walk(self.ops, self.at, self.zero_sum)
@@ -162,8 +170,6 @@ class Walk:
     def _multiply(self, count):
         maps, first = self.ops.matrices, self.at
         self.at += count
-        if not self.matrix.size:
-            return 0
         return _kernels.chain(maps, first, count, self.zero_sum, self.whole, self.matrix)
 
     def _times(self, other):
@@ -208,7 +214,7 @@ class GradedWalk:
 
     def go(self, count):
         """Multiply by the next `count` maps."""
-        if len(self.logs):
+        if count and len(self.logs):
             _graded.graded(self.ops.matrices, self.at, count, self.zero_sum, self.left, self.logs, self.right)
         self.at += count
 
@@ -228,10 +234,16 @@ def check_lags(lags):
         or array.size == 0
         or array.dtype.kind not in "iuf"
         or not np.all(array == np.floor(array))
-        or (array < 0).any()
+        or not ((array >= 0) & (array < LONGEST)).all()
     ):
-        raise ValueError(f"lags must be non-negative whole numbers of steps, got {lags!r}.")
+        raise ValueError(f"lags must be non-negative whole numbers of steps, below 2^62, got {lags!r}.")
     return array.astype(np.int64)
+
+
+def check_count(name, value):
+    """Raise ValueError unless `value` is None or an integer of at least 1."""
+    if value is not None and (not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
 def longest_run(ops):
@@ -255,10 +267,9 @@ def start_times(ops, lag, n_starts=None):
     ValueError
         If no run is as long as the lag.
     """
+    check_count("n_starts", n_starts)
     if n_starts is None:
         n_starts = int(np.clip(BUDGET / (max(lag, 1) * float(ops.n_states) ** 3), FEWEST, MOST))
-    if n_starts < 1:
-        raise ValueError(f"n_starts must be at least 1, got {n_starts}.")
     if ops.forever:
         times = np.arange(len(ops.matrices))
     else:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from hiermm.analysis._named import DefectiveWarning
-from hiermm.analysis.products import GradedWalk, Walk, as_operators, check_lags, over_starts
+from hiermm.analysis.products import GradedWalk, Walk, as_operators, check_count, check_lags, over_starts
 from hiermm.analysis.structure import forgets
 
 DECOUPLED = 37.0  # exp(-37) is below the rounding of doubles: directions this far apart do not mix
@@ -158,7 +158,7 @@ def eigenvalues(ops, lags, *, keep_trivial=True, log=False, n_starts=None):
     zero_sum = ops.kind == "stochastic"
     if len(ops.matrices) == 1:
         once = _log_eigenvalues_of(ops, zero_sum)
-        found = np.array([[lag * once.real + 1j * (lag * once.imag) if lag else 0 * once.imag for lag in lags]])
+        found = np.array([[_power(once, lag) for lag in lags]])
     else:
         found = np.array(over_starts(ops, lags, n_starts, _graded_eigenvalues, GradedWalk, zero_sum=zero_sum))
     found = found[0] if len(found) == 1 else found.real.mean(axis=0) + 0j
@@ -168,12 +168,23 @@ def eigenvalues(ops, lags, *, keep_trivial=True, log=False, n_starts=None):
     return found.real if log else _exp(found)
 
 
+def _power(logs, lag):
+    """Complex logs of values raised to a lag; the phases of real values stay exactly 0 or pi."""
+    result = np.zeros(len(logs), dtype=complex)
+    if lag:
+        result.real = lag * logs.real
+        result.imag = np.pi * (np.remainder(lag * (logs.imag / np.pi) + 1, 2) - 1)
+    return result
+
+
 def _exp(logs):
     """Complex exp that gives 0 for a real part of -inf, and real numbers where the phase is 0 or pi."""
-    modulus, phase = np.exp(logs.real), np.angle(np.exp(1j * logs.imag))
-    real = modulus * np.cos(phase)
-    imag = np.where((phase == 0) | (np.abs(phase) == np.pi), 0.0, modulus * np.sin(phase))
-    return real + 1j * imag
+    modulus, phase = np.exp(logs.real), logs.imag
+    result = np.zeros(logs.shape, dtype=complex)  # the sum of a real and an imaginary part would be NaN at infinity
+    result.real = modulus * np.cos(phase)
+    turned = (phase != 0) & (np.abs(phase) != np.pi)
+    result.imag[turned] = (modulus * np.sin(np.where(turned, phase, 1.0)))[turned]
+    return result
 
 
 def _complex_log(values):
@@ -206,7 +217,7 @@ def _warn_defective():
 
 
 def _graded_eigenvalues(walk):
-    """Complex logs of the eigenvalues of left diag(exp(d)) right, that is of diag(exp(d)) right left."""
+    """Complex logs of the eigenvalues of left diag(exp(d)) right, that is of diag(exp(d)) right left, descending."""
     d, core = walk.logs.copy(), walk.right @ walk.left
     order = np.argsort(-d, kind="stable")
     d, core = d[order], core[np.ix_(order, order)]
@@ -219,7 +230,8 @@ def _graded_eigenvalues(walk):
         found.append(d[0] + _complex_log(np.linalg.eigvals(half[:, None] * core[:size, :size] * half).astype(complex)))
         core = core[size:, size:] - core[size:, :size] @ np.linalg.solve(core[:size, :size], core[:size, size:])
         d = d[size:]
-    return np.concatenate([*found, np.full(n_zero, complex(-np.inf, 0.0))])
+    found = np.concatenate([*found, np.full(n_zero, complex(-np.inf, 0.0))])
+    return found[np.argsort(-found.real, kind="stable")]
 
 
 def _leading_block(d, core):
@@ -282,7 +294,7 @@ def lyapunov(ops, n_exponents=None, *, n_blocks=32):
     Raises
     ------
     ValueError
-        If there is no step.
+        If there is no step, or a number of exponents or blocks is not a positive integer.
 
     Notes
     -----
@@ -305,6 +317,8 @@ def lyapunov(ops, n_exponents=None, *, n_blocks=32):
     >>> print(result.exponents.round(6), result.timescales.round(3))
     [-0.356675] [2.804]
     """
+    check_count("n_exponents", n_exponents)
+    check_count("n_blocks", n_blocks)
     ops = as_operators(ops)
     zero_sum = ops.kind == "stochastic"
     forgets(ops)
@@ -332,13 +346,13 @@ def _exact_rates(ops, zero_sum):
         return np.sort(_log_eigenvalues_of(ops, zero_sum).real)[None, ::-1]
     walk = GradedWalk(ops, 0, zero_sum)
     walk.go(len(ops.matrices))
-    return np.sort(_graded_eigenvalues(walk).real)[None, ::-1] / len(ops.matrices)
+    return _graded_eigenvalues(walk).real[None] / len(ops.matrices)
 
 
 def _block_rates(ops, zero_sum, n_blocks):
     """Growth rates (n_blocks, k) and lengths of consecutive blocks of all runs."""
     rates, lengths = [], []
-    per_block = max(1, len(ops) // max(1, n_blocks))
+    per_block = max(1, len(ops) // n_blocks)
     for start, stop in ops.runs():
         if start == stop:
             continue
