@@ -226,26 +226,32 @@ INLINE double scale1(double x, double *exponent) {
 
 /* Scratch of kernels: simd_alloc gives uninitialised memory aligned to a cache line, or NULL, and simd_free takes it
  * back. malloc returns pieces of megabytes to the system and, of a thread that ends, all; the first touch of new pages
- * then takes longer than much of what is computed there. So a few pieces wait here for the next call of any thread, and
+ * then takes longer than much of what is computed there. So some pieces wait here for the next call of any thread, and
  * pieces too large for that ask for large pages. A piece begins with its size. */
-enum { SPARES = 8, PIECE_HEAD = 64 };
+enum { SPARES = 16, PIECE_HEAD = 64 };
 #define SPARE_LEAST ((size_t)128 << 10)
-#define SPARE_MOST ((size_t)8 << 20)
+#define SPARE_MOST ((size_t)16 << 20)
+#define SPARE_TOTAL ((size_t)64 << 20)
 #define LARGE_PIECE ((size_t)32 << 20)
 #define LARGE_PAGE ((size_t)2 << 20)
 static char *spares[SPARES];
+static size_t spare_total;
+
+INLINE size_t piece_bytes(const char *p) { return p ? *(const size_t *)p : 0; }
+
+/* Puts p, or NULL, where a spare piece may lie, and returns what lay there. */
+INLINE char *spare_swap(int i, char *p) {
+    char *old = __atomic_exchange_n(&spares[i], p, __ATOMIC_ACQ_REL);
+    __atomic_fetch_add(&spare_total, piece_bytes(p) - piece_bytes(old), __ATOMIC_RELAXED);
+    return old;
+}
 
 INLINE void simd_free(void *piece) {
-    if (!piece) return;
-    char *p = (char *)piece - PIECE_HEAD;
-    size_t bytes = *(size_t *)p;
-    if (bytes >= SPARE_LEAST && bytes <= SPARE_MOST) {
-        for (int i = 0; i < SPARES; i++) {
-            char *empty = NULL;
-            if (__atomic_compare_exchange_n(&spares[i], &empty, p, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) return;
-        }
-        p = __atomic_exchange_n(&spares[0], p, __ATOMIC_ACQ_REL); /* the newest stays */
-    }
+    char *p = piece ? (char *)piece - PIECE_HEAD : NULL;
+    size_t bytes = piece_bytes(p);
+    if (bytes >= SPARE_LEAST && bytes <= SPARE_MOST)
+        for (int i = 0; i < SPARES && p; i++)
+            if (__atomic_load_n(&spare_total, __ATOMIC_RELAXED) + bytes <= SPARE_TOTAL) p = spare_swap(i, p);
     free(p);
 }
 
@@ -253,9 +259,10 @@ INLINE double *simd_alloc(int64_t doubles) {
     size_t bytes = ((size_t)(doubles > 0 ? doubles : 1) * sizeof(double) + PIECE_HEAD + 63) & ~(size_t)63;
     size_t alignment = bytes > LARGE_PIECE ? LARGE_PAGE : 64;
     for (int i = 0; i < SPARES && bytes >= SPARE_LEAST && bytes <= SPARE_MOST; i++) {
-        char *p = __atomic_exchange_n(&spares[i], NULL, __ATOMIC_ACQ_REL);
-        if (p && *(size_t *)p >= bytes && *(size_t *)p <= 4 * bytes) return (double *)(p + PIECE_HEAD);
-        if (p) simd_free(p + PIECE_HEAD);
+        if (!__atomic_load_n(&spares[i], __ATOMIC_RELAXED)) continue;
+        char *p = spare_swap(i, NULL);
+        if (piece_bytes(p) >= bytes && piece_bytes(p) <= 4 * bytes) return (double *)(p + PIECE_HEAD);
+        free(spare_swap(i, p));
     }
     void *p = NULL;
     if (posix_memalign(&p, alignment, bytes)) return NULL;
