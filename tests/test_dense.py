@@ -1,6 +1,7 @@
 """The flat-chain kernels against enumeration and plain log-space recursions."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -225,3 +226,23 @@ def test_shapes_are_refused(dense, change, message):
         given.update(loglik=np.empty(len(given["offsets"]) - 1), status=np.empty(len(given["offsets"]) - 1, np.int64))
     with pytest.raises(ValueError, match=message):
         dense.smooth(**given)
+
+
+def test_threads_share_scratch_and_nothing_else(dense):
+    calls = []
+    for seed, (N, lengths) in enumerate(
+        [(4, [300] * 20), (16, [400] * 16), (64, [100] * 9), (33, [900]), (7, [50] * 40)]
+    ):
+        r = np.random.default_rng(seed)
+        rows = sum(lengths)
+        initial, A = r.dirichlet(np.ones(N)), r.dirichlet(np.ones(N), (1, N))
+        calls.append((r.normal(size=(rows, N)), offsets_of(lengths), initial, A))
+    want = [smooth(dense, *call, steps=False) for call in calls]
+
+    def again(number):
+        return number % 5, smooth(dense, *calls[number % 5], steps=False)
+
+    with ThreadPoolExecutor(6) as pool:
+        for which, got in pool.map(again, range(150)):
+            for name in ("gamma", "loglik", "xi"):
+                np.testing.assert_array_equal(got[name], want[which][name])
