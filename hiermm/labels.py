@@ -36,7 +36,8 @@ def learn_classes(labels, n_symbols=None):
     Raises
     ------
     ValueError
-        If there is not exactly one column, or the number of other labels is not `n_symbols`.
+        If there is not exactly one column, the labels are numbers of which one is not whole (a quantity, as for
+        scikit-learn's classifiers), or the number of other labels is not `n_symbols`.
     """
     if labels.shape[1] != 1:
         raise ValueError(f"class labels take one column, y has {labels.shape[1]}.")
@@ -56,6 +57,7 @@ def learn_classes(labels, n_symbols=None):
         # Beyond 2^53 floats have no integers of their own.
         if classes.dtype.kind == "f" and ((classes == np.floor(classes)) & (np.abs(classes) < 2.0**53)).all():
             classes = classes.astype(np.int64)
+    _refuse_quantities(classes.tolist())
     if n_symbols is not None:
         if classes.dtype.kind in "iu" and len(classes) and classes[0] >= 0 and classes[-1] < n_symbols:
             return np.arange(n_symbols)
@@ -65,6 +67,17 @@ def learn_classes(labels, n_symbols=None):
                 "among labels that are the whole numbers 0..n_symbols - 1."
             )
     return classes
+
+
+def _refuse_quantities(classes):
+    """Raise ValueError if the classes are real numbers of which one is not whole."""
+    if all(isinstance(label, numbers.Number) and not isinstance(label, complex) for label in classes):
+        for label in classes:
+            if label % 1 != 0:
+                raise ValueError(
+                    f"Unknown label type: continuous. Class labels that are numbers must be whole, but y holds {label}: "
+                    "fit a model of quantities, or give labels as text."
+                )
 
 
 def encode(labels, classes, offsets):

@@ -103,7 +103,7 @@ def observations(X, lengths=None, labels=False):
     Parameters
     ----------
     X : array (T, D), list of arrays (T_i, D), or array (n_sequences, T, D)
-        NaN means "not observed".
+        NaN means "not observed", and so does a mask (`numpy.ma`).
     lengths : array-like of int, optional
         Lengths of the sequences that one array X holds; they sum to T.
     labels : bool
@@ -130,8 +130,8 @@ def inputs_outputs(X, y=None, lengths=None, labels=False):
     X : array (T, P), list of arrays (T_i, P), or array (n_sequences, T, P)
         Finite numbers.
     y : array (T,) or (T, D), list of such arrays, or one target a sequence; optional
-        In the form of X. NaN (or None, among labels) means "not observed". For a list or a 3-D X, one target a
-        sequence belongs to its last step.
+        In the form of X. NaN (or None, among labels) means "not observed", and so does a mask (`numpy.ma`). For a list
+        or a 3-D X, one target a sequence belongs to its last step.
     lengths : array-like of int, optional
         Lengths of the sequences that one array X holds; they sum to T.
     labels : bool
@@ -151,10 +151,26 @@ def inputs_outputs(X, y=None, lengths=None, labels=False):
     if y is None:
         return Sequences(packed, None, offsets, form)
     outputs = pack_outputs(y, offsets, form != "array")
+    if outputs.dtype.kind == "c":
+        raise ValueError("Complex data not supported: y is complex.")
     if not labels:
         outputs = _numbers(outputs, "y")
         _refuse(outputs, offsets, np.isinf, "y is infinite")
     return Sequences(packed, outputs, offsets, form)
+
+
+def _plain(data, name):
+    """Return an array without its mask: what is masked is missing (NaN among numbers, None among others)."""
+    dtypes = data.dtypes if hasattr(data, "columns") else [getattr(data, "dtype", None)]
+    if any(getattr(dtype, "kind", "") in ("M", "m") for dtype in dtypes):
+        raise ValueError(f"{name} holds dates or times: turn them into numbers, or into text if they are labels.")
+    if not isinstance(data, np.ma.MaskedArray):
+        return data
+    plain, number = data.data, data.dtype.kind in "fiu"
+    if np.ma.is_masked(data):
+        plain = plain.astype(np.float64 if number else object)
+        plain[np.ma.getmaskarray(data)] = np.nan if number else None
+    return plain
 
 
 def check_features(model, X, n_features, reset):
@@ -200,6 +216,7 @@ def check_ranges(sequences):
 def pack_outputs(y, offsets, several):
     """Return y as one array (n_steps, D) of its own dtype, one target a sequence spread over its steps as missing."""
     lengths = np.diff(offsets)
+    y = _plain(y, "y")
     if not several:
         array = _column(np.asarray(y, dtype=_dtype(y)))
         if len(array) != offsets[-1]:
@@ -210,6 +227,7 @@ def pack_outputs(y, offsets, several):
     size = "no length" if isinstance(y, np.ndarray) and y.ndim == 0 else len(y)
     if size != len(lengths):
         raise ValueError(f"X holds {len(lengths)} sequences, y {size}: they must agree.")
+    y = [_plain(part, "y") for part in y]
     parts = [np.asarray(part, dtype=_dtype(part)) for part in y]
     if all(part.ndim == 0 for part in parts):
         targets = np.array([part.item() for part in parts], dtype=_dtype(list(y)))
@@ -246,8 +264,6 @@ def _column(array):
 
 
 def _numbers(array, name):
-    if array.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {name} is complex.")
     try:
         return np.ascontiguousarray(array, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -265,7 +281,7 @@ def _pack(X, lengths, missing, labels=False):
     }
     form = form_of(X)
     if form == "array":
-        packed = check_array(X, **options)
+        packed = check_array(_plain(X, "X"), **options)
         offsets = _offsets(lengths, len(packed))
     else:
         if lengths is not None:
@@ -314,7 +330,7 @@ def _part(part, i, options):
         raise ValueError(f"sequence {i} of X must have two dimensions (steps, features), got {np.ndim(part)}.")
     if np.shape(part)[0] == 0:
         raise ValueError(f"sequence {i} of X is empty.")
-    return check_array(part, **options)
+    return check_array(_plain(part, "X"), **options)
 
 
 def _offsets(lengths, n_steps):

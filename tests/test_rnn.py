@@ -1,5 +1,8 @@
 """MultiscaleRNN as a user meets it: labels, forms of data, known parameters, operators, refusals."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from rnn_cases import QUICK, echo, known, quiet, signs
@@ -35,6 +38,15 @@ def test_labels(labels):
         for part, target in zip(model.predict_proba(X), y)
     ]
     np.testing.assert_allclose(model.sequence_log_likelihoods(X, y), expected, rtol=1e-10)
+
+
+@quiet
+def test_numbers_of_any_type_are_quantities_unless_whole():
+    X = np.zeros((4, 1))
+    for kind in (float, Decimal, Fraction):
+        mixed, whole = [kind(1) / 2, None, kind(2), kind(1)], [kind(0), None, kind(2), kind(1)]
+        outputs = [MultiscaleRNN(**{**QUICK, "max_iter": 1}).fit(X, y).output_ for y in (mixed, whole)]
+        assert outputs == ["regression", "classification"]
 
 
 @quiet
@@ -122,6 +134,12 @@ def test_long_sequences_need_little_memory():
         ({"learning_rate_init": "fast"}, "learning_rate_init must be a number, got 'fast'"),
         ({"clip_norm": "a"}, "clip_norm must be None or positive"),
         ({"callback": 3}, "callback must be None or a function, got 3"),
+        ({"clock": np.array(["periodic", "leaky"])}, "clock must be one of"),
+        ({"batch_size": np.array([2, 3])}, "batch_size must be"),
+        ({"timescales": (10**30, 1)}, "timescales must be at most"),
+        ({"delays": (1, 10**12)}, "delays must be at most"),
+        ({"n_units": (10**6, 1)}, r"n_units=.* asks for recurrent weights of 7.45e\+03 GiB"),
+        ({"guess_range": 1e308}, "guess_range must be positive and finite"),
     ],
 )
 def test_hyperparameters_are_checked_in_fit(options, message):
@@ -153,6 +171,8 @@ def test_data_are_checked():
         MultiscaleRNN(**QUICK).fit(np.zeros((3, 1)), [0.5, 1e200, -1.0])
     with pytest.raises(ValueError, match="every output is missing"):
         model.score(X, [None] * 4)
+    with pytest.raises(ValueError, match="column 1 of the outputs has no observed value"):
+        MultiscaleRNN(**QUICK).fit(np.zeros((3, 1)), np.array([[0.5, np.nan], [1.0, np.nan], [2.0, np.nan]]))
     numbers = MultiscaleRNN(**QUICK).fit(*echo(0, 3))
     with pytest.raises(ValueError, match="y has 2 columns"):
         numbers.score(echo(0, 3)[0][0], np.zeros((len(echo(0, 3)[0][0]), 2)))

@@ -196,6 +196,11 @@ def test_training_that_diverges_says_so_and_keeps_the_best():
         model.fit(X, y)
     assert not model.converged_ and np.isfinite(model.score(X, y))
     assert model.score(X, y) >= model.history_[0]
+    calmer = model.set_params(warm_start=True, learning_rate_init=1e-3, clip_norm=1.0, max_iter=5)
+    before = model.score(X, y)
+    with pytest.warns(ConvergenceWarning, match="max_iter=5"):
+        calmer.fit(X, y)
+    assert len(calmer.history_) == model.n_iter_ + 1 and calmer.score(X, y) > before, "it goes on from what was kept"
 
 
 def test_convergence():
@@ -249,6 +254,10 @@ def test_interruption_leaves_a_model():
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)
     assert model.n_iter_ == 4 and model.history_[-1] == model.score(X, y)
+    again = model.set_params(warm_start=True)
+    with pytest.warns(ConvergenceWarning, match="max_iter=8"):
+        again.fit(X, y)
+    assert again.n_iter_ == 12
 
 
 @quiet

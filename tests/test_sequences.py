@@ -1,7 +1,10 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from hiermm import IOHMM, MultiscaleRNN
 from hiermm.labels import encode, is_missing, learn_classes
 from hiermm.sequences import Sequences, check_ranges, inputs_outputs, observations
 
@@ -145,11 +148,59 @@ def test_labels_of_any_kind_round_trip():
 
 
 def test_labels_keep_their_type():
-    for labels, kind in [([True, None, False], "b"), ([3, None, 5], "i"), (["a", None, "b"], "U"), ([0.5, None], "f")]:
+    for labels, kind in [([True, None, False], "b"), ([3, None, 5], "i"), (["a", None, "b"], "U")]:
         assert learn_classes(np.array(labels, dtype=object)[:, None]).dtype.kind == kind
     ends = inputs_outputs([A, B], [True, False], labels=True)
     assert learn_classes(ends.outputs).tolist() == [False, True]
     np.testing.assert_array_equal(inputs_outputs([A, B], [True, False]).outputs[:, 0], [np.nan, np.nan, 1, 0])
+
+
+def test_quantities_are_no_labels():
+    """As scikit-learn's classifiers say it; labels of which some are no numbers may be anything."""
+    for labels in ([0.5, 1.0], [0.5, None], [1, 2.5], [np.inf, 0.0], [Decimal("0.1"), Decimal(1)]):
+        with pytest.raises(ValueError, match="Unknown label type: continuous"):
+            learn_classes(np.array(labels, dtype=object)[:, None])
+    with pytest.raises(ValueError, match=r"Unknown label type: continuous.*0\.25"):
+        learn_classes(np.array([[0.25], [np.nan], [1.0]]))
+    assert learn_classes(np.array([[0.5], ["a"], [None]], dtype=object)).tolist() == [0.5, "a"]
+    X, y = np.zeros((6, 1)), np.linspace(0, 1, 6)
+    for model in (
+        IOHMM(2, emission="logistic"),
+        IOHMM(2, emission="categorical"),
+        MultiscaleRNN((2,), timescales=(1,)),
+    ):
+        if isinstance(model, MultiscaleRNN):
+            model.set_params(output="classification")
+        with pytest.raises(ValueError, match="Unknown label type: continuous"):
+            model.fit(X, y)
+
+
+def test_masked_entries_are_missing():
+    mask = np.array([True, False, False])
+    for values in (np.arange(3.0), np.arange(3), np.array([False, True, True])):
+        y = np.ma.masked_array(values, mask)
+        wanted = np.where(mask, np.nan, values)
+        np.testing.assert_array_equal(inputs_outputs(A, y).outputs[:, 0], wanted)
+        np.testing.assert_array_equal(inputs_outputs([A, A], [y, y]).outputs[:, 0], np.tile(wanted, 2))
+        np.testing.assert_array_equal(inputs_outputs(np.stack([A] * 3), y).outputs[2::3, 0], wanted)
+    words = np.ma.masked_array(np.array(["a", "b", "c"]), mask)
+    assert inputs_outputs(A, words, labels=True).outputs[:, 0].tolist() == [None, "b", "c"]
+    hidden = np.ma.masked_array(A, [[True, False]] * 3)
+    for X in (hidden, [hidden], hidden[None]):
+        np.testing.assert_array_equal(observations(X).outputs, np.where([True, False], np.nan, A))
+        with pytest.raises(ValueError, match="a missing input at sequence 0, step 0, column 0"):
+            inputs_outputs(X)
+    assert np.array_equal(inputs_outputs(np.ma.masked_array(A)).inputs, A)
+
+
+def test_dates_are_neither_numbers_nor_labels():
+    days = pd.date_range("2026-01-01", periods=3)
+    for X in (days.to_numpy()[:, None], pd.DataFrame({"day": days}), [pd.DataFrame({"day": days})]):
+        with pytest.raises(ValueError, match="X holds dates or times"):
+            observations(X)
+    for y in (days.to_numpy(), pd.Series(days), pd.Series(days - days[0])):
+        with pytest.raises(ValueError, match="y holds dates or times"):
+            inputs_outputs(A, y, labels=True)
 
 
 def test_every_sign_for_a_missing_label():

@@ -1,5 +1,7 @@
 """Credit over time, and the paths it can take through the levels."""
 
+import math
+
 import numpy as np
 
 from hiermm._ext import load
@@ -193,7 +195,7 @@ def path_lengths(model, lags):
     ends = getattr(model, "emission_levels", None)
     ends = np.arange(len(scales)) if ends is None else np.asarray(ends, dtype=np.int64)
     feeds = _feeds(len(scales), getattr(model, "coupling", "none"))
-    period = int(np.lcm.reduce(scales)) if periodic else 1
+    period = min(math.lcm(*scales.tolist()), 2**53) if periodic else 1
     phases = np.unique(np.linspace(0, period - 1, min(period, 64)).round().astype(np.int64))
     # cost[k][phase, level]: fewest transformations to that level, k steps after the start
     cost = {0: np.zeros((len(phases), len(scales)))}

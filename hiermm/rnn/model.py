@@ -298,6 +298,9 @@ class MultiscaleRNN(FittedNetwork):
         sequences = self._read(X, y, lengths, reset=not go_on)
         if not sequences.n_observed():
             raise ValueError("nothing to learn from: every output is missing.")
+        unseen = np.isnan(sequences.outputs).all(axis=0)
+        if unseen.any():
+            raise ValueError(f"cannot start: column {int(np.argmax(unseen))} of the outputs has no observed value.")
         check_ranges(sequences)
         classes = self.output_ == "classification"
         network = self._network(self.n_features_in_, len(self.classes_) if classes else sequences.outputs.shape[1])

@@ -182,7 +182,13 @@ class Runner:
         if key not in self._scratch:
             need = kernels.scratch_size(self.network.plan, self.longest, n_sequences, self.block, backward)
             held = [array for array in self._scratch.values() if len(array) >= need]
-            self._scratch[key] = held[0] if held else np.empty(need)
+            try:
+                self._scratch[key] = held[0] if held else np.empty(need)
+            except MemoryError:
+                raise MemoryError(
+                    f"{self.network.size} units with delays={self.network.delays} need {need / 2**27:.3g} GiB of "
+                    "memory for their past states."
+                ) from None
         return self._scratch[key]
 
     def loss(self, theta, order, gradient=None):

@@ -209,7 +209,9 @@ def gradient_descent(training, objective, held_out, model, report):
             training.updates += 1
         value = objective.mean(total)
         if training.diverged(value):
-            training.theta = before
+            # A later fit goes on from what is kept, without the momentum that led away from it.
+            training.theta = before if training.best_theta is None else training.best_theta.copy()
+            training.optimiser = None
             break
         # One batch: the loss is exactly that of the parameters before the update. Several: an average along the way.
         candidate = before if whole else training.theta.copy()
@@ -321,6 +323,7 @@ def train(training, network, parts, classes, model, report):
     objective = Objective(network, parts[0], classes, model.alpha)
     held_out = Objective(network, parts[1], classes, 0.0) if len(parts) > 1 else None
     training.stale, training.converged = 0 if training.converged else training.stale, False
+    training.left = training.interrupted = False
     with np.errstate(all="ignore"):
         try:
             METHODS[model.solver](training, objective, held_out, model, report)
