@@ -55,7 +55,9 @@ def multiscale(quick):
                 yield Record(section, work, ms=1e3 * row["seconds"], peer=peer, peer_ms=1e3 * row[name])
             yield Record(section, f"{work}, with counts", ms=1e3 * row["seconds_with_counts"])
         elif "seconds" in row:
-            yield Record(section, f"{row['work']}, levels {sizes}, {row['steps']:,} steps", ms=1e3 * row["seconds"])
+            work = f"{row['work']}, levels {sizes}, {row['steps']:,} steps in {row.get('sequences', 1)}"
+            peer = {"peer": "hiermm, level by level", "peer_ms": 1e3 * row["by_level_seconds"]}
+            yield Record(section, work, ms=1e3 * row["seconds"], **(peer if "by_level_seconds" in row else {}))
 
 
 def rnn(quick):
