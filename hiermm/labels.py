@@ -75,8 +75,8 @@ def _refuse_quantities(classes):
         for label in classes:
             if label % 1 != 0:
                 raise ValueError(
-                    f"Unknown label type: continuous. Class labels that are numbers must be whole, but y holds {label}: "
-                    "fit a model of quantities, or give labels as text."
+                    "Unknown label type: continuous. Class labels that are numbers must be whole, but y holds "
+                    f"{label}: fit a model of quantities, or give labels as text."
                 )
 
 

@@ -164,13 +164,8 @@ def test_quantities_are_no_labels():
         learn_classes(np.array([[0.25], [np.nan], [1.0]]))
     assert learn_classes(np.array([[0.5], ["a"], [None]], dtype=object)).tolist() == [0.5, "a"]
     X, y = np.zeros((6, 1)), np.linspace(0, 1, 6)
-    for model in (
-        IOHMM(2, emission="logistic"),
-        IOHMM(2, emission="categorical"),
-        MultiscaleRNN((2,), timescales=(1,)),
-    ):
-        if isinstance(model, MultiscaleRNN):
-            model.set_params(output="classification")
+    network = MultiscaleRNN((2,), timescales=(1,), output="classification")
+    for model in (IOHMM(2, emission="logistic"), IOHMM(2, emission="categorical"), network):
         with pytest.raises(ValueError, match="Unknown label type: continuous"):
             model.fit(X, y)
 
