@@ -126,27 +126,28 @@ class Chain:
         sizes, periods = np.array(self.sizes, dtype=np.int64), np.array(self.periods, dtype=np.int64)
         return {"sizes": sizes, "parent": PARENT[self.structure.coupling], "periods": periods, "emit": self.emit}
 
-    def compile(self, inputs):
+    def compile(self, inputs, room=None):
         """Return the `Transitions` along `inputs` (n, P), at O(1) for tables, O(n sum_s R_s K_s^2 P) for softmax.
 
-        Level by level; `quickest` for all that does not need the levels.
+        Level by level; `quickest` for all that does not need the levels. The rows may lie in a `Room`.
         """
         if self.driven:
-            rows, index = np.empty((len(inputs), self.bounds[-1])), None
+            shape, index = (len(inputs), int(self.bounds[-1])), None
+            rows = np.empty(shape) if room is None else room.empty("rows", shape)
             for s, level in enumerate(self.rows):
                 level.compile(inputs, self.level(rows, s))
         else:
             rows, index = self._tables, self.rows[0].index(inputs)
         return Transitions(self.joint_initial, rows, index, **self._shape)
 
-    def quickest(self, inputs):
+    def quickest(self, inputs, room=None):
         """Return the same as a flat chain of joint states, if that takes less time than level by level (`matrix`)."""
         if self.matrix is None:
-            return self.compile(inputs)
+            return self.compile(inputs, room)
         one = np.ones(1, dtype=np.int64)
         return Transitions(self.joint_initial, self.matrix.reshape(1, -1), None, one * self.n_states, 0, one, self.emit)
 
-    def smooth(self, inputs, ll, offsets, **block):
+    def smooth(self, inputs, ll, offsets, room=None, **block):
         """Smooth packed sequences and add up what the M-step needs to know of the moves.
 
         Parameters
@@ -154,8 +155,10 @@ class Chain:
         inputs : ndarray of shape (n, P)
         ll, offsets
             As for `hiermm.inference.smooth`, of the emission's rows; `ll` may be overwritten.
+        room : Room, optional
+            Where compiled rows may lie.
         **block
-            Its other arguments, for a block of one sequence.
+            Other arguments of `hiermm.inference.smooth`, for a block of one sequence.
 
         Returns
         -------
@@ -168,7 +171,7 @@ class Chain:
         """
         if self._side_by_side and len(offsets) > 2:
             return self._smooth_lanes(inputs, ll, offsets)
-        transitions = self.quickest(inputs)
+        transitions = self.quickest(inputs, room)
         counts = "steps" if self.driven else "sum"
         r = smooth(transitions, ll, offsets, counts=counts, merge=True, **block)
         first = r.first if block.get("alpha_in") is None else r.first[:0]

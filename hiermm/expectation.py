@@ -13,7 +13,7 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from hiermm.inference import filter, smooth, smooth_symbols
-from hiermm.pieces import LostState, Room, plan, settled
+from hiermm.pieces import ROOM, LostState, plan, settled
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
@@ -119,10 +119,11 @@ def refuse_impossible(status, offsets, sequences):
         )
 
 
-def emitted(parameters, sequences, lo, hi):
-    """Return (inputs, outputs, transitions, log-likelihoods) of the rows [lo, hi)."""
-    inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
-    return inputs, outputs, parameters.chain.quickest(inputs), parameters.emission.log_likelihood(outputs, inputs)
+def emitted(parameters, sequences, lo, hi, room=None):
+    """Return (transitions, log-likelihoods) of the rows [lo, hi), which may lie in a `Room`."""
+    inputs, outputs, emission = sequences.inputs[lo:hi], sequences.outputs[lo:hi], parameters.emission
+    out = None if room is None else room.empty("likelihoods", (hi - lo, emission.n_states))
+    return parameters.chain.quickest(inputs, room), emission.log_likelihood(outputs, inputs, out)
 
 
 def posteriors(parameters, sequences, piece, steps=False, room=None):
@@ -139,7 +140,7 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
     steps : bool
         Whether `Block.xi` is wanted, in place of statistics.
     room : Room, optional
-        Where `Block.gamma` may lie, then valid until the next block is asked for.
+        Where `Block.gamma` may lie, then valid until the next block is asked for, and compiled rows.
 
     Raises
     ------
@@ -151,7 +152,7 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
     beta = None
     for (lo, hi), alpha_in in zip(reversed(piece.blocks), reversed(ends)):
         inputs, outputs = sequences.inputs[lo:hi], sequences.outputs[lo:hi]
-        out = None if room is None else room.empty((hi - lo, emission.n_states))
+        out = None if room is None else room.empty("likelihoods", (hi - lo, emission.n_states))
         ll = emission.log_likelihood(outputs, inputs, out)
         offsets = piece.offsets if len(ends) == 1 else np.array([0, hi - lo])
         where = {"start": lo - piece.lo, "alpha_in": alpha_in, "beta_in": beta, "judge": judge}
@@ -159,7 +160,7 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
         if steps:
             r = smooth(chain.compile(inputs), ll, offsets, counts="steps", merge=True, **where)
         else:
-            r, moves, leaving = chain.smooth(inputs, ll, offsets, **where)
+            r, moves, leaving = chain.smooth(inputs, ll, offsets, room, **where)
         refuse_impossible(r.status, lo + offsets[:-1], sequences)
         beta = r.before
         if len(ends) > 1 and r.status[0] > 0:  # then what a block was handed, or has handed on, may be made of dust
@@ -194,7 +195,7 @@ def _sweep(parameters, sequences, piece, judged=False):
     """
     alpha_in = None
     for lo, hi in piece.blocks:
-        _, _, transitions, ll = emitted(parameters, sequences, lo, hi)
+        transitions, ll = emitted(parameters, sequences, lo, hi, ROOM)
         where = {"start": lo - piece.lo, "alpha_in": alpha_in, "judged": judged}
         alpha, loglik, status = filter(transitions, ll, np.array([0, hi - lo]), **where)
         refuse_impossible(status, np.array([lo]), sequences)
@@ -245,7 +246,7 @@ class Expectation:
         self.n_observed = max(sequences.n_observed(), 1)
         self._workers = effective_n_jobs(n_jobs)
         self._pool = ThreadPoolExecutor(self._workers - 1) if self._workers > 1 else None
-        self._room, self._plans = Room(), {}
+        self._plans = {}
         self._kept = {}
 
     @cached_property
@@ -288,7 +289,7 @@ class Expectation:
         emission = parameters.emission
         self._kept = {}
         keep = parameters.iterative and self.sequences.n_steps * parameters.bytes_kept() <= SCRATCH_BYTES
-        room = None if keep else self._room
+        room = None if keep else ROOM
         by_symbol = parameters.pooled and self.sequences.n_symbols is not None
 
         def blocks(piece):
@@ -388,7 +389,7 @@ def log_likelihoods(parameters, sequences):
     values = []
     for piece in plan(sequences.offsets, *parameters.steps_at_once()):
         if len(piece.blocks) == 1:
-            _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)
+            transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi, ROOM)
             values.append(filter(transitions, ll, piece.offsets, keep=False)[1])
             continue
         try:

@@ -13,7 +13,7 @@ from hiermm.chains import Chain
 from hiermm.emissions.base import BadRow, as_probabilities, check_shape
 from hiermm.expectation import Parameters, emitted, log_likelihoods, refuse_impossible
 from hiermm.operators import Operators, check_dense_size
-from hiermm.pieces import plan
+from hiermm.pieces import ROOM, plan
 from hiermm.rows import SoftmaxRows
 from hiermm.tables import TableRows
 
@@ -145,7 +145,7 @@ class FittedMarkov(BaseEstimator):
         parameters, sequences = self._parameters(), self._read_outputs(X, y, lengths)
         gamma = np.empty((sequences.n_steps, parameters.chain.n_states))
         for piece in plan(sequences.offsets, *parameters.steps_at_once()):
-            _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)
+            transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi, ROOM)
             if mode == "smooth":
                 result = inference.smooth(transitions, ll, piece.offsets)
                 gamma[piece.lo : piece.hi], status = result.gamma, result.status
@@ -174,7 +174,7 @@ class FittedMarkov(BaseEstimator):
         parameters, sequences = self._parameters(), self._read_outputs(X, y, lengths)
         path, total = np.empty(sequences.n_steps, dtype=np.int64), 0.0
         for piece in plan(sequences.offsets, *parameters.steps_at_once()):
-            _, _, transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi)
+            transitions, ll = emitted(parameters, sequences, piece.lo, piece.hi, ROOM)
             path[piece.lo : piece.hi], log_prob = inference.viterbi(transitions, ll, piece.offsets)
             if not np.isfinite(log_prob).all():
                 status = inference.filter(transitions, ll, piece.offsets, keep=False)[2]
@@ -251,7 +251,7 @@ class FittedMarkov(BaseEstimator):
             `hiermm.analysis.credit` carries it back in time.
         """
         parameters, sequences = self._parameters(), self._read_outputs(X, y, lengths)
-        _, _, transitions, ll = emitted(parameters, sequences, 0, sequences.n_steps)
+        transitions, ll = emitted(parameters, sequences, 0, sequences.n_steps)
         alpha, _, status = inference.filter(transitions, ll, sequences.offsets)
         refuse_impossible(status, sequences.offsets[:-1], sequences)
         ll, ops = ll[:, transitions.columns], self._operators(parameters.chain, sequences)

@@ -1,10 +1,12 @@
 """Cutting data into pieces that fit memory, and memory that pieces share."""
 
 import threading
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+MOST_HELD = 1 << 20  # doubles that a room keeps for a purpose
 GROUP = 16  # sequences that the kernels take side by side, so pieces hold multiples of it where they can
 
 
@@ -59,13 +61,20 @@ def settled(function, piece):
 
 
 class Room(threading.local):
-    """Memory of each thread for one array, handed out again and again: fresh memory costs more than filling it."""
+    """Memory of each thread for arrays over the steps of a piece, handed out again and again: fresh memory costs more
+    than filling it."""
 
-    _held = np.empty(0)
+    def __init__(self):
+        self._held = {}
 
-    def empty(self, shape):
-        """Return an array of this shape; the one handed out before must not be in use any more."""
-        size = shape[0] * shape[1]
-        if len(self._held) < size:
-            self._held = np.empty(size)
-        return self._held[:size].reshape(shape)
+    def empty(self, purpose, shape):
+        """Return an array of this shape; the one handed out before for this purpose must not be in use any more."""
+        size = prod(shape)
+        if size > MOST_HELD:
+            return np.empty(shape)
+        if len(self._held.get(purpose, ())) < size:
+            self._held[purpose] = np.empty(size)
+        return self._held[purpose][:size].reshape(shape)
+
+
+ROOM = Room()
