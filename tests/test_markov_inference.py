@@ -1,6 +1,7 @@
 """What fitted models answer: likelihoods, posteriors, paths, predictions, samples, operators."""
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import oracles
@@ -9,6 +10,7 @@ from markov_cases import TRUE_A, driven_model, gaussian_model, quiet
 
 import hiermm.chains
 import hiermm.expectation
+import hiermm.pieces
 from hiermm import HMM, IOHMM, MultiscaleHMM, MultiscaleIOHMM
 from hiermm.emissions import Categorical, Gaussian, PoissonRegression
 from hiermm.expectation import Expectation, ImpossibleObservation
@@ -321,3 +323,27 @@ def test_predicting_takes_memory_by_blocks():
     np.testing.assert_allclose(mean[:1000], model.predict(u[:1000]), rtol=1e-12)
     # The chain forgets: the last steps are those of a chain that started late.
     np.testing.assert_allclose(mean[-500:], model.predict(u[-1000:])[-500:], rtol=1e-9)
+
+
+def test_answers_do_not_lie_in_memory_that_is_used_again():
+    rng, models = np.random.default_rng(0), (driven_model(), gaussian_model())
+    X, y = rng.normal(size=(90, 2)), rng.normal(size=(90, 1))
+    data = {models[0]: (X, y), models[1]: (y,)}
+    first = {model: [model.posterior(*of), model.posterior(*of, mode="filter")] for model, of in data.items()}
+    kept = {model: [one.copy() for one in answers] for model, answers in first.items()}
+    for model, of in data.items():
+        model.posterior(*[-part for part in of], lengths=[30, 60])
+        model.log_likelihood(*[2 * part for part in of])
+    for model in models:
+        np.testing.assert_array_equal(first[model], kept[model])
+
+
+def test_a_room_keeps_no_more_than_it_should(monkeypatch):
+    monkeypatch.setattr(hiermm.pieces, "MOST_HELD", 100)
+    room = hiermm.pieces.Room()
+    small = room.empty("rows", (10, 8))
+    assert room.empty("likelihoods", (10, 8)) is not small
+    assert np.shares_memory(room.empty("rows", (5, 4)), small)
+    assert not np.shares_memory(room.empty("rows", (101, 1)), room.empty("rows", (101, 1)))
+    with ThreadPoolExecutor(1) as pool:
+        assert not np.shares_memory(pool.submit(room.empty, "rows", (10, 8)).result(), small)
