@@ -73,7 +73,9 @@ class Series:
         wanted = [target, *inputs] + ([] if group is None else [group])
         for name in wanted:
             if name not in header:
-                raise ValueError(f"there is no column {name!r} in {path}; its columns are {', '.join(header)}")
+                other = len(header) == 1 and any(mark in header[0] for mark in ";\t|")
+                hint = ". Cells must be separated by commas" if other else ""
+                raise ValueError(f"there is no column {name!r} in {path}; its columns are {', '.join(header)}{hint}")
             if header.count(name) > 1:
                 raise ValueError(f"{path} has {header.count(name)} columns of the name {name!r}")
             if wanted.count(name) > 1:
@@ -84,31 +86,32 @@ class Series:
         for i, (line, cells) in enumerate(rows):
             for k, name in enumerate(wanted[: values.shape[1]]):
                 values[i, k] = _number(cells[columns[k]], line, name, missing=k == 0)
-            members.setdefault("" if group is None else cells[columns[-1]], []).append(i)
+            members.setdefault("" if group is None else cells[columns[-1]].strip(), []).append(i)
         values = values[np.concatenate(list(members.values()))]
         lengths = tuple(len(member) for member in members.values())
         return cls(values[:, 0], values[:, 1:], lengths, target, tuple(inputs), tuple(members))
 
 
 def _rows(path):
-    """Return (header, [(line number, cells), ...]) of a CSV file."""
+    """Return (header, [(line number, cells), ...]) of a CSV file; blank lines are left out."""
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
-        if not header:
-            raise ValueError(f"{path} is empty; a header line with the columns' names is needed")
-        rows = []
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise ValueError(
-                    f"line {reader.line_num} of {path} has {len(cells)} cells, "
-                    f"but the header names {len(header)} columns"
-                )
-            rows.append((reader.line_num, cells))
+        try:
+            rows = [(reader.line_num, cells) for cells in reader if cells]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not text in UTF-8: {error}") from None
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num} of {path}: {error}") from None
+    if not rows:
+        raise ValueError(f"{path} is empty; a header line with the columns' names is needed")
+    header = [name.strip() for name in rows.pop(0)[1]]
     if not rows:
         raise ValueError(f"{path} has a header but no rows")
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise ValueError(
+                f"line {line} of {path} has {len(cells)} cells, but the header names {len(header)} columns"
+            )
     return header, rows
 
 
@@ -116,7 +119,7 @@ def _number(cell, line, name, missing):
     """One cell as a float; NaN for a missing one where that is allowed."""
     text = cell.strip()
     try:
-        value = float(text) if text else math.nan
+        value = float(text.replace("_", "?")) if text else math.nan  # 1_000 is a number in Python alone
     except ValueError:
         raise ValueError(f"line {line}, column {name!r}: {cell!r} is not a number") from None
     if math.isnan(value) and not missing:
@@ -165,7 +168,7 @@ class Split:
         ----------
         series : Series
         held_out : float
-            Fraction of each group's steps, its last ones, to hold out.
+            Fraction of each group's steps, its last ones, to hold out; at least two of them.
 
         Raises
         ------
@@ -177,6 +180,7 @@ class Split:
         groups, n_train = [], []
         stops = np.cumsum(series.lengths)
         for name, stop, length in zip(series.group_names, stops, series.lengths):
+            name = f"group {name!r}" if name or len(stops) > 1 else "the series"
             part = slice(stop - length, stop)
             groups.append(_lagged(series.target[part], series.inputs[part], name))
             n_train.append(_training_steps(groups[-1][1], held_out, name))
@@ -185,11 +189,13 @@ class Split:
         lengths = tuple(len(group[1]) for group in groups)
         train = _selection(lengths, n_train)
         center, scale = np.nanmean(outputs[train]), np.nanstd(outputs[train])
-        if not scale > 0:
+        if not _varies(outputs[train], scale, f"target {series.target_name!r}"):
             raise ValueError(f"target {series.target_name!r} does not vary in the training part")
         mean, spread = inputs[train].mean(axis=0), inputs[train].std(axis=0)
         mean[-1], spread[-1] = center, scale
-        spread[spread == 0] = 1
+        for k, name in enumerate(series.input_names):
+            if not _varies(inputs[train][:, k], spread[k], f"input {name!r}"):
+                spread[k] = 1
         names = (*series.input_names, f"{series.target_name}[t-1]")
         outputs = (outputs - center) / scale
         return cls((inputs - mean) / spread, outputs, lengths, tuple(n_train), float(center), float(scale), names)
@@ -209,11 +215,19 @@ class Split:
         return self.inputs[rows], self.outputs[rows], [n - k for n, k in zip(self.lengths, self.n_train)]
 
 
+def _varies(values, spread, name):
+    """Whether the values vary; their standard deviation alone does not say, for that of a constant is rounding."""
+    width = np.nanmax(values) - np.nanmin(values)
+    if width > 0 and not spread > 0:
+        raise ValueError(f"{name} varies by {width:.3g} in the training part, too little to be squared: scale it")
+    return width > 0
+
+
 def _lagged(target, inputs, name):
     """Inputs with the last observed target before each step as a further column, and the target, of one group."""
     seen = np.flatnonzero(~np.isnan(target))
     if len(seen) < 2:
-        raise ValueError(f"group {name!r}: the target is observed {len(seen)} times; that is too little to forecast")
+        raise ValueError(f"{name}: the target is observed {len(seen)} times; that is too little to forecast")
     steps = np.arange(seen[0] + 1, len(target))
     last = np.maximum.accumulate(np.where(np.isnan(target), -1, np.arange(len(target))))
     return np.column_stack([inputs[steps], target[last[steps - 1]]]), target[steps]
@@ -223,11 +237,11 @@ def _training_steps(target, held_out, name):
     """How many of a group's steps are for training."""
     n = len(target)
     if n < MIN_STEPS:
-        raise ValueError(f"group {name!r} has {n} usable steps; at least {MIN_STEPS} are needed to hold some out")
-    n_train = n - min(max(1, round(held_out * n)), n - 1)
+        raise ValueError(f"{name} has {n} usable steps; at least {MIN_STEPS} are needed to hold some out")
+    n_train = n - min(max(2, round(held_out * n)), n - 1)
     for part, what in [(target[:n_train], "training"), (target[n_train:], "held-out")]:
         if np.isnan(part).all():
-            raise ValueError(f"group {name!r}: nothing of the target is observed in the {what} part")
+            raise ValueError(f"{name}: nothing of the target is observed in the {what} part")
     return n_train
 
 

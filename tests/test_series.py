@@ -58,6 +58,9 @@ def test_csv_without_inputs_and_with_a_byte_order_mark(tmp_path):
         ("y,u\n1,2\n1,NaN\n", {"inputs": ("u",)}, "line 3, column 'u': an input must not be missing"),
         ("y,u,y\n1,2,3\n", {}, "data.csv has 2 columns of the name 'y'"),
         ("y,u\n1,2\n1e200,2\n", {}, "line 3, column 'y': '1e200' is too large"),
+        ("y,u\n1_000,2\n", {}, "line 2, column 'y': '1_000' is not a number"),
+        ("y;u\n1;2\n", {}, "its columns are y;u. Cells must be separated by commas"),
+        ('y,u\n1,"' + "2" * 200_000, {}, "line 2 of .*data.csv: field larger than field limit"),
         ("y,u\ninf,2\n", {}, "line 2, column 'y': 'inf' is not finite"),
         ("y,u\n1,-Infinity\n", {"inputs": ("u",)}, "line 2, column 'u': '-Infinity' is not finite"),
     ],
@@ -65,6 +68,18 @@ def test_csv_without_inputs_and_with_a_byte_order_mark(tmp_path):
 def test_csv_refusals(tmp_path, text, options, message):
     with pytest.raises(ValueError, match=message):
         Series.from_csv(write(tmp_path, text), "y", **options)
+
+
+def test_csv_that_is_no_utf_8_is_named(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_bytes("y,größe\n1,2\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"data\.csv is not text in UTF-8"):
+        Series.from_csv(path, "y")
+
+
+def test_csv_with_blanks_before_the_header_and_around_the_groups(tmp_path):
+    read = Series.from_csv(write(tmp_path, "\n\ny,who\n1,a\n2, a\n3,b \n"), "y", group="who")
+    assert read.group_names == ("a", "b") and read.lengths == (2, 1)
 
 
 def test_csv_that_is_not_there(tmp_path):
@@ -112,8 +127,24 @@ def test_held_out_values_do_not_leak_into_training():
 
 
 def test_an_input_that_does_not_vary_is_left_at_zero():
-    cut = Split.cut(series(np.arange(20.0), np.full((20, 1), 7.0)))
-    np.testing.assert_array_equal(cut.inputs[:, 0], 0.0)
+    for value in (7.0, 0.1):  # the mean of equal numbers is another one by rounding
+        inputs = np.full((20, 1), value)
+        inputs[-1] = value + 2
+        cut = Split.cut(series(np.arange(20.0), inputs))
+        np.testing.assert_allclose(cut.inputs[:, 0], [0.0] * 18 + [2.0], atol=1e-15)
+    with pytest.raises(ValueError, match=r"input 'u0' varies by 1\.9e-199 in the training part, too little"):
+        Split.cut(series(np.arange(27.0), 1e-200 * np.arange(27.0)[:, None]))
+
+
+def test_two_steps_are_held_out_at_least():
+    """One step has no move, of which models could be compared."""
+    assert Split.cut(series(np.arange(20.0)), 0.01).held_out()[2] == [2]
+
+
+def test_a_series_without_groups_is_called_the_series():
+    whole = Series(np.arange(5.0), np.zeros((5, 0)), (5,), "y", (), ("",))
+    with pytest.raises(ValueError, match=r"^the series has 4 usable steps"):
+        Split.cut(whole)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +156,8 @@ def test_an_input_that_does_not_vary_is_left_at_zero():
         (np.r_[np.arange(15.0), np.full(6, NAN)], "group 'a': nothing of the target is observed in the held-out part"),
         (np.r_[1.0, np.full(15, NAN), 1, 2, 3, 4], "nothing of the target is observed in the training part"),
         (np.r_[np.ones(18), 2, 3], "target 'y' does not vary in the training part"),
+        (np.full(20, 0.1), "target 'y' does not vary in the training part"),
+        (1e-200 * np.arange(20.0), "target 'y' varies by .*, too little to be squared"),
     ],
 )
 def test_cut_refusals(target, message):
