@@ -138,6 +138,9 @@ def test_a_stored_outcome_counts_only_for_its_own_settings(tmp_path):
     path.write_text(json.dumps(stored))
     (outcome,) = run_trials(lambda _: {"value": 2}, [trial], tmp_path, progress=False)
     assert outcome["value"] == 2 and outcome["length"] == trial.settings["length"]
+    path.write_text("{}}")
+    with pytest.raises(ValueError, match=rf"{trial.name}\.json holds no outcome of a trial"):
+        run_trials(lambda _: {"value": 3}, [trial], tmp_path, progress=False)
 
 
 # the rows ------------------------------------------------------------------------------------------------------------
@@ -337,7 +340,7 @@ def parse(*argv):
 
 @pytest.mark.parametrize("name", ["two-sequence", "network"])
 def test_command(name, tmp_path, capsys):
-    arguments = parse(name, "--quick", "--lengths", "5:1,7", "--trials", "2", "--models", "iohmm,guessing")
+    arguments = parse(name, "--quick", "--lengths", "5:1,7", "--trials", "2", "--models", "iohmm, guessing")
     arguments.out, arguments.jobs = tmp_path / "out", 1
     arguments.run(arguments)
     printed = capsys.readouterr().out
@@ -383,6 +386,7 @@ def test_rows_by_default_and_all():
     [
         (("two-sequence", "--models", "iohmm,lstm"), "there is no row 'lstm'"),
         (("two-sequence", "--lengths", "2"), "at least 3 steps, got 2"),
+        (("network", "--lengths", "1"), "network needs at least 2 steps, got 1"),
         (("network", "--noise", "0.5"), "--noise goes with two-sequence"),
         (("tomita", "--lengths", "10"), "--lengths does not go with tomita"),
     ],

@@ -259,6 +259,12 @@ def test_multiscale_outputs():
     assert again.model is task.model
 
 
+def test_tomita_strings_of_more_symbols_than_floats_can_count():
+    task = tasks.tomita(4, 4, 1500, random_state=0)
+    texts = ["".join(str(int(u)) for u in x[:, 0]) for x in task.X]
+    assert max(map(len, texts)) > 1024 and [("000" not in text) for text in texts] == task.y.astype(bool).tolist()
+
+
 # refusals ------------------------------------------------------------------------------------------------------------
 
 
@@ -271,15 +277,22 @@ def test_multiscale_outputs():
         (lambda: tasks.two_sequence(3, 4, noise=-1), "noise must be finite"),
         (lambda: tasks.two_sequence(3, 4, pattern_noise=np.nan), "pattern_noise must be finite"),
         (lambda: tasks.two_sequence(3, 4, patterns=np.zeros((2, 4))), r"patterns must have shape \(2, 3\)"),
+        (lambda: tasks.two_sequence(3, 4, noise="much"), "noise must be finite and at least 0, got 'much'"),
+        (lambda: tasks.two_sequence(3, 4, patterns=np.full((2, 3), np.nan)), "patterns must be finite"),
         (lambda: tasks.two_sequence(3, 4, marker="end"), "marker must be"),
+        (lambda: tasks.two_sequence(3, 4, marker=["start"]), "marker must be"),
         (lambda: tasks.latch(3, 4, noise=np.inf), "noise must be finite"),
         (lambda: tasks.parity(3, True), "length must be a positive integer, got True"),
         (lambda: tasks.tomita(8), "grammar must be one of 1 to 7, got 8"),
         (lambda: tasks.tomita(1, max_length=21), "up to 20 symbols only"),
         (lambda: tasks.tomita(5, 10, 1), "no string of 1 to 1 symbols is accepted"),
         (lambda: tasks.network_generated(3, 4, clamped=1.5), r"clamped must lie in \[0, 1\]"),
+        (lambda: tasks.network_generated(3, 4, n_units=(), timescales=()), "n_units must hold a number for each level"),
+        (lambda: tasks.network_generated(3, 4, n_units=4), "n_units must hold a number for each level, got 4"),
         (lambda: tasks.network_generated(3, 4, n_units=(2, 2), timescales=(1,)), "n_units has 2 levels"),
         (lambda: tasks.multiscale_generated(3, 4, n_states=(2,), timescales=(2, 1)), "n_states has 1 levels"),
+        (lambda: tasks.multiscale_generated(3, 4, n_states=(), timescales=()), "n_states must hold a number"),
+        (lambda: tasks.multiscale_generated(3, 4, variance="a"), "variance must be positive, got 'a'"),
         (lambda: tasks.multiscale_generated(3, 4, variance=0), "variance must be positive"),
         (lambda: tasks.multiscale_generated(3, 4, clock="leaky"), "clock must be"),
         (lambda: tasks.multiscale_generated(3, 4, timescales=(2.5, 1)), "timescales must be a positive integer"),

@@ -28,9 +28,7 @@ def add_experiment(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--trials", metavar="N", type=_positive, help="trials for each model and length (10; tomita 20)"
     )
-    parser.add_argument(
-        "--models", metavar="M,...", type=lambda text: text.split(","), help="rows, or all (all but remedies)"
-    )
+    parser.add_argument("--models", metavar="M,...", type=_names, help="rows, or all (all but remedies)")
     parser.add_argument("--noise", metavar="A", type=_noise, help="noise after the pattern, two-sequence only (0.1)")
     parser.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of data and models (%(default)s)")
     parser.add_argument("--jobs", metavar="J", type=_positive, default=2, help="processes (%(default)s)")
@@ -78,6 +76,10 @@ def _amount(experiment, args):
     if short:
         raise ValueError(f"--lengths: {args.experiment} needs at least {experiment.SHORTEST} steps, got {short[0]}")
     return {length: own or n_trials for length, own in chosen.items()}
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",")]
 
 
 def _positive(text):

@@ -14,7 +14,7 @@ LENGTHS = (10, 20, 40, 100)
 QUICK_LENGTHS = (10, 40)
 ALL_ROWS = tuple(CONTESTANTS)
 ROWS = tuple(name for name, row in CONTESTANTS.items() if row.family != "remedy")
-SHORTEST = 1
+SHORTEST = 2  # one step has no move, of which memory could be measured
 SOLVED = 0.5  # share of the target's variance, left on fresh sequences, up to which a trial counts as solved
 BUDGET = {"network": 500, "guessing": 1000, "chain": 50, "remedy": 50}
 

@@ -104,6 +104,8 @@ def _load(folder, trial):
         stored = json.loads(_path(folder, trial).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ValueError(f"{_path(folder, trial)} holds no outcome of a trial ({error}): remove it") from None
     return stored["outcome"] if stored["trial"] == json.loads(json.dumps(asdict(trial))) else None
 
 

@@ -25,9 +25,20 @@ def check_counts(**counts):
             raise ValueError(f"{name} must be a positive integer, got {value!r}.")
 
 
+def check_levels(name, sizes, scales):
+    """Raise ValueError unless sizes (the argument `name`) and time scales are positive integers, one a level."""
+    for each, values in ((name, sizes), ("timescales", scales)):
+        if not np.iterable(values) or len(values) == 0:
+            raise ValueError(f"{each} must hold a number for each level, got {values!r}.")
+    if len(sizes) != len(scales):
+        raise ValueError(f"{name} has {len(sizes)} levels but timescales has {len(scales)}.")
+    for size, scale in zip(sizes, scales):
+        check_counts(**{name: size, "timescales": scale})
+
+
 def check_amplitude(name, value):
     """Raise ValueError unless `value` is a finite number of at least 0."""
-    if not (np.isfinite(value) and value >= 0):
+    if not (isinstance(value, numbers.Real) and 0 <= value < np.inf):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
 
 
@@ -105,6 +116,8 @@ def two_sequence(
     patterns = drawn if patterns is None else np.array(patterns, dtype=np.float64)
     if patterns.shape != drawn.shape:
         raise ValueError(f"patterns must have shape {drawn.shape}, got {patterns.shape}.")
+    if not np.isfinite(patterns).all():
+        raise ValueError(f"patterns must be finite, got {patterns.tolist()}.")
     labels = balanced_labels(n_sequences, rng)
     half_width = np.where(np.arange(length) < PATTERN_STEPS, pattern_noise, noise)
     signal = half_width * rng.uniform(-1, 1, size=(n_sequences, length))
@@ -132,7 +145,7 @@ def _overlap(patterns, half_width):
 def _with_marker(signal, marker):
     """Inputs (n, T, P) and their names."""
     width = {None: 0, "start": 1, "steps": PATTERN_STEPS}
-    if marker not in width:
+    if not (marker is None or isinstance(marker, str)) or marker not in width:
         raise ValueError(f'marker must be None, "start" or "steps", got {marker!r}.')
     X = np.zeros((*signal.shape, 1 + width[marker]))
     X[..., 0] = signal

@@ -1,10 +1,12 @@
 """Data sampled from known models with several time scales: a recurrent network and a Markov model."""
 
+import numbers
+
 import numpy as np
 from scipy.special import softmax
 from sklearn.utils import Bunch
 
-from hiermm.tasks.classes import check_amplitude, check_counts
+from hiermm.tasks.classes import check_amplitude, check_counts, check_levels
 
 
 def network_generated(
@@ -78,7 +80,7 @@ def network_generated(
     """
     check_counts(n_sequences=n_sequences, length=length, n_inputs=n_inputs)
     check_amplitude("gain", gain)
-    if not 0 <= clamped <= 1:
+    if not (isinstance(clamped, numbers.Real) and 0 <= clamped <= 1):
         raise ValueError(f"clamped must lie in [0, 1], got {clamped!r}.")
     rng = np.random.default_rng(random_state)
     if network is None:
@@ -107,10 +109,7 @@ def network_generated(
 
 
 def _random_network(n_units, timescales, n_inputs, gain, rng):
-    if len(n_units) != len(timescales):
-        raise ValueError(f"n_units has {len(n_units)} levels but timescales has {len(timescales)}.")
-    for units, scale in zip(n_units, timescales):
-        check_counts(n_units=units, timescales=scale)
+    check_levels("n_units", n_units, timescales)
     n_hidden = sum(n_units)
     scale = gain / np.sqrt(n_hidden)
     return {
@@ -234,14 +233,11 @@ def _move(model, s, t, inputs, before):
 
 
 def _random_model(n_states, timescales, clock, n_inputs, sharpness, variance, rng):
-    if len(n_states) != len(timescales):
-        raise ValueError(f"n_states has {len(n_states)} levels but timescales has {len(timescales)}.")
-    for size, scale in zip(n_states, timescales):
-        check_counts(n_states=size, timescales=scale)
+    check_levels("n_states", n_states, timescales)
     if clock not in ("sticky", "periodic"):
         raise ValueError(f'clock must be "sticky" or "periodic", got {clock!r}.')
     check_amplitude("sharpness", sharpness)
-    if not 0 < variance < np.inf:
+    if not (isinstance(variance, numbers.Real) and 0 < variance < np.inf):
         raise ValueError(f"variance must be positive, got {variance!r}.")
     parents = (1, *n_states[:-1])
     shapes = [(r, k, k) for r, k in zip(parents, n_states)]

@@ -145,7 +145,7 @@ def _draw(automaton, n_sequences, max_length, rng):
         left, state, string = int(rng.choice(lengths)), 0, []
         for remaining in range(left - 1, -1, -1):
             zero, one = (ways[label][remaining][automaton.moves[state, symbol]] for symbol in (0, 1))
-            symbol = int(rng.random() * (zero + one) >= zero)
+            symbol = int(rng.random() >= zero / (zero + one))  # of integers: exact where they are beyond all floats
             string.append(symbol)
             state = automaton.moves[state, symbol]
         strings.append(np.array(string))
