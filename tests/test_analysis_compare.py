@@ -150,6 +150,16 @@ def test_the_form_of_the_data_does_not_matter(observed, peer):
     assert rows == an.compare(models, observed, lags=[1], analysis_steps=100).table
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_masked_outputs_are_missing_for_every_model():
+    rng = np.random.default_rng(0)
+    y, mask = rng.normal(size=60), np.arange(60) % 3 == 0
+    model = HMM(2, max_iter=5, random_state=0).fit(y[:, None])
+    forms = np.ma.masked_array(y, mask), np.where(mask, np.nan, y)
+    masked, gaps = (an.compare({"HMM": model}, np.zeros((60, 1)), form, lags=[1]).table[0]["score"] for form in forms)
+    assert masked == gaps != model.score(y[:, None])
+
+
 def test_chains_without_data_have_no_score_and_no_credit():
     own = HMM.from_parameters(initial=[0.5, 0.5], transition=STICKY, emission=gaussian(2))
     row = an.compare({"own": own}, lags=[1]).table[0]

@@ -189,7 +189,7 @@ def _data_for(model, X, y, lengths):
 
 
 def _column(y):
-    y = np.asarray(y)
+    y = np.asanyarray(y)  # a mask says what is missing
     return y[:, None] if y.ndim == 1 else y
 
 
