@@ -123,7 +123,7 @@ def fit_to(expectation, parameters, target):
 
 def compare(parameters, sequences, answer):
     """Assert that log-likelihood and posteriors are the peer's."""
-    _, _, transitions, ll = emitted(parameters, sequences, 0, sequences.n_steps)
+    transitions, ll = emitted(parameters, sequences, 0, sequences.n_steps)
     found = smooth(transitions, ll, sequences.offsets)
     np.testing.assert_allclose(found.log_likelihood.sum(), answer["loglik"], rtol=1e-9)
     np.testing.assert_allclose(found.gamma, answer["gamma"].reshape(found.gamma.shape), rtol=0, atol=1e-8)

@@ -56,8 +56,10 @@ def multiscale(quick):
             yield Record(section, f"{work}, with counts", ms=1e3 * row["seconds_with_counts"])
         elif "seconds" in row:
             work = f"{row['work']}, levels {sizes}, {row['steps']:,} steps in {row.get('sequences', 1)}"
-            peer = {"peer": "hiermm, level by level", "peer_ms": 1e3 * row["by_level_seconds"]}
-            yield Record(section, work, ms=1e3 * row["seconds"], **(peer if "by_level_seconds" in row else {}))
+            peer = {}
+            if "by_level_seconds" in row:
+                peer = {"peer": "hiermm, level by level", "peer_ms": 1e3 * row["by_level_seconds"]}
+            yield Record(section, work, ms=1e3 * row["seconds"], **peer)
 
 
 def rnn(quick):
