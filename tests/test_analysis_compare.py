@@ -254,6 +254,20 @@ def test_figure_of_models_with_nothing_to_draw():
     an.compare({"keeps": Operators.from_arrays(np.eye(2))}, lags=[0, 1]).plot().canvas.draw()
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
+def test_figure_of_names_with_signs_of_formulas_and_of_values_beyond_floats(tmp_path):
+    grows = Operators.from_arrays(1e200 * np.eye(2), kind="jacobian")
+    found = an.compare({"cost $": grows, r"$\gain$": Operators.from_arrays(STICKY.T), "_own": grows}, lags=[1, 2])
+    assert found.table[0]["contraction_2"] == np.inf
+    figure = found.plot()
+    figure.canvas.draw()
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == [r"cost \$", r"\$\gain\$", "_own"]
+    assert r"$\gain$" in (found.save(tmp_path) / "comparison.html").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="names of models must be text, got 3"):
+        an.compare({3: grows})
+
+
 def test_many_models_have_looks_of_their_own():
     looks = [tuple(sorted((k, str(v)) for k, v in plots.style(i).items())) for i in range(16)]
     assert len(set(looks)) == 16
@@ -295,8 +309,13 @@ def test_pictures_of_single_models(observed, peer):
     heat = plots.plot_transitions(peer, names=["low", "high"])
     np.testing.assert_allclose(heat.images[0].get_array(), peer.transmat_)
     assert len(plots.plot_transition_graph(levels).patches) >= 4
-    for wrong in [np.ones((2, 2)), np.ones((2, 3))]:
-        with pytest.raises(ValueError, match="rows sum to one"):
+    for wrong, message in [
+        (np.ones((2, 2)), "probabilities that sum to one"),
+        ([[1.5, -0.5], [0, 1]], "probabilities that sum to one"),
+        ([[np.nan, 1], [0, 1]], "probabilities that sum to one"),
+        (np.ones((2, 3)), "is square"),
+    ]:
+        with pytest.raises(ValueError, match=message):
             plots.plot_transitions(wrong)
     for call, message in [
         (lambda: plots.plot_transitions(peer, names=["low"]), "names holds 1 names for 2 states"),
@@ -304,6 +323,9 @@ def test_pictures_of_single_models(observed, peer):
         (lambda: plots.plot_posteriors(own, observed, sequence=1), "sequence must be 0 to 0, got 1"),
         (lambda: plots.plot_posteriors(Driven(), observed), "Driven has no posteriors"),
         (lambda: plots.plot_history(own, HMM(3), names=["a", "b"]), "model 'b' has no history"),
+        (lambda: plots.plot_history(own, own, names=["a"]), "names holds 1 names for 2 models"),
+        (lambda: plots.plot_history(), "one model is needed at least"),
+        (lambda: plots.plot_posteriors(levels, observed, axes=axes[:1]), "axes holds 1 axes for 2 panels"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -95,7 +95,8 @@ def compare(models, X=None, y=None, *, lengths=None, lags=LAGS, data=None, extra
     Raises
     ------
     ValueError
-        If there is no model, or a name in `data` or `extra` is not among the models. Errors of a model carry its name.
+        If there is no model, a name is no text, or one in `data` or `extra` is not among the models. Errors of a model
+        carry its name.
 
     Notes
     -----
@@ -120,6 +121,9 @@ def compare(models, X=None, y=None, *, lengths=None, lags=LAGS, data=None, extra
         raise ValueError(f"models must be a dict of names and models, got a {type(models).__name__}.")
     if not models:
         raise ValueError("there is no model to compare.")
+    odd = [name for name in models if not isinstance(name, str)]
+    if odd:
+        raise ValueError(f"names of models must be text, got {odd[0]!r}.")
     for name in [*data, *extra]:
         if name not in models:
             raise ValueError(f"{name!r} is not among the models {list(models)}.")

@@ -54,7 +54,7 @@ def draw(comparison):
             axes[1, 1], comparison, styles, "effective_rank", "How many directions the rest spans", "effective rank"
         )
         _curves(axes[1, 2], comparison, styles, "credit", "How far back credit reaches", "credit, relative to lag 0")
-        handles = [plt.Line2D([], [], label=name, **look) for name, look in styles.items()]
+        handles = [plt.Line2D([], [], label=_plain(name), **look) for name, look in styles.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(rows), 4), frameon=False)
     plt.close(figure)  # keep it out of pyplot's list; the figure itself stays usable
     return figure
@@ -81,13 +81,18 @@ def log_ticks(axis):
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
+def _plain(name):
+    """The name of a model as matplotlib writes it, without reading formulas out of it."""
+    return name.replace("$", r"\$")
+
+
 def _empty(axis, text):
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color="0.4")
     axis.set_xticks([])
 
 
 def _place_rows(axis, rows, named):
-    axis.set_yticks(range(len(rows)), [row["model"] for row in rows] if named else [""] * len(rows))
+    axis.set_yticks(range(len(rows)), [_plain(row["model"]) for row in rows] if named else [""] * len(rows))
     axis.set_ylim(len(rows) - 0.4, -0.7)
     axis.grid(axis="both", color="0.92")
     axis.set_axisbelow(True)
@@ -152,7 +157,7 @@ def _curves(axis, comparison, styles, quantity, title, label):
     drawn = []
     for row in comparison.table:
         lags, values = comparison.curve(row["model"], quantity)
-        shown = (lags > 0) & (values >= FAINTEST)
+        shown = (lags > 0) & (values >= FAINTEST) & (values < np.inf)
         if shown.any():
             axis.plot(lags[shown], values[shown], **styles[row["model"]])
             drawn.append(values[shown])

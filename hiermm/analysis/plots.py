@@ -4,7 +4,7 @@ import numpy as np
 
 from hiermm.analysis._optional import pyplot
 from hiermm.analysis.figure import COLOURS, style
-from hiermm.analysis.products import as_operators
+from hiermm.analysis.products import as_operators, check_lags
 from hiermm.analysis.spectra import singular_values
 
 
@@ -22,7 +22,7 @@ def transition_matrix(source):
     Raises
     ------
     ValueError
-        If the rows do not sum to one, or the operators are Jacobians.
+        If the rows are no probabilities that sum to one, or the operators are Jacobians.
     """
     if hasattr(source, "matrices") or hasattr(source, "operators") or hasattr(source, "transmat_"):
         ops = as_operators(source)
@@ -30,8 +30,10 @@ def transition_matrix(source):
             raise ValueError("a network has no transition matrix.")
         return ops.matrices.mean(axis=0).T
     matrix = np.asarray(source, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or (np.abs(matrix.sum(axis=1) - 1) > 1e-8).any():
-        raise ValueError(f"a transition matrix is square and its rows sum to one; got shape {matrix.shape}.")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"a transition matrix is square; got shape {matrix.shape}.")
+    if not ((matrix >= 0).all() and (np.abs(matrix.sum(axis=1) - 1) <= 1e-8).all()):
+        raise ValueError("the rows of a transition matrix are probabilities that sum to one.")
     return matrix
 
 
@@ -169,6 +171,8 @@ def plot_posteriors(model, X, y=None, *, lengths=None, sequence=0, steps=400, ax
             len(panels), 1, figsize=(10, 1 + 1.7 * len(panels)), sharex=True, layout="constrained"
         )[1]
     axes = np.atleast_1d(axes)
+    if len(axes) != len(panels):
+        raise ValueError(f"axes holds {len(axes)} axes for {len(panels)} panels.")
     for axis, (title, gamma) in zip(axes, panels):
         gamma = _one_sequence(gamma, lengths, sequence)[:steps]
         bands = np.vstack([np.zeros(len(gamma)), np.cumsum(gamma, axis=1).T])
@@ -232,7 +236,7 @@ def plot_spectrum(model, lags, X=None, *, lengths=None, ax=None):
     matplotlib axis
     """
     ops = as_operators(model, X, lengths=lengths)
-    lags = np.asarray(lags)
+    lags = check_lags(lags)
     logs = singular_values(ops, lags, keep_trivial=False, log=True) / np.log(10)
     ax = _axis(ax, (7, 4.5))
     for k in range(logs.shape[1]):
@@ -266,7 +270,9 @@ def plot_history(*models, names=None, ax=None):
     matplotlib axis
     """
     ax = _axis(ax, (7, 4.5))
-    names = [type(model).__name__ for model in models] if names is None else names
+    names = [type(model).__name__ for model in models] if names is None else list(names)
+    if not models or len(names) != len(models):
+        raise ValueError(f"names holds {len(names)} names for {len(models)} models; one model is needed at least.")
     for k, (model, name) in enumerate(zip(models, names)):
         if not (hasattr(model, "history_") or hasattr(model, "monitor_")):
             raise ValueError(f"model {name!r} has no history: it has not been fitted.")
