@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hiermm import HMM, Operators
+from hiermm import HMM, MultiscaleHMM, MultiscaleRNN, Operators
 from hiermm import analysis as an
 from hiermm.emissions import Gaussian
 
@@ -81,6 +81,18 @@ def test_stationary_chances_below_rounding_count():
 def test_a_unit_that_is_replaced_at_every_step_does_not_stay():
     leaky = SimpleNamespace(timescales=(1,), clock="leaky", coupling="full", delays=(3,))
     assert np.array_equal(an.path_lengths(leaky, [0, 1, 3, 4, 6]), [0, np.inf, 1, np.inf, 2])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_paths_of_a_fitted_model_are_those_of_its_fit():
+    zeros = {"recurrent": (1, 2, 2), "inputs": (2, 1), "bias": (2,), "readout": (1, 2), "readout_bias": (1,)}
+    zeros = {name: np.zeros(shape) for name, shape in zeros.items()}
+    network = MultiscaleRNN.from_parameters(**zeros, n_units=(1, 1), timescales=(8, 1))
+    network.set_params(n_units=(2,), timescales=(1,))
+    assert np.array_equal(an.path_lengths(network, [64]), [8])
+    assert np.array_equal(an.path_lengths(MultiscaleRNN((2,), timescales=(1,)), [64]), [64]), "as it would be fitted"
+    chain_ = MultiscaleHMM((2, 2), timescales=(8, 1), max_iter=1).fit(np.arange(20.0)[:, None])
+    assert np.array_equal(an.path_lengths(chain_.set_params(timescales=None), [64]), [8])
 
 
 def test_arguments_that_make_no_sense_are_named():

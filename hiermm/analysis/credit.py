@@ -161,8 +161,9 @@ def path_lengths(model, lags):
     ----------
     model : object
         Looked at for the plain parameters `timescales` (n_s, slowest first; None: 1), `clock` ("periodic", "sticky"
-        or "leaky"), `coupling` ("slower", "faster", "none" or "full"), `delays` and `emission_levels`. A model without
-        them counts as one level that moves at every step, as in an HMM.
+        or "leaky"), `coupling` ("slower", "faster", "none" or "full"), `delays` and `emission_levels`; of a fitted
+        model as it was fitted (`structure_` or `network_`). A model without them counts as one level that moves
+        at every step, as in an HMM.
     lags : int or array-like of int
 
     Returns
@@ -188,6 +189,7 @@ def path_lengths(model, lags):
     [ 0.0625  1.     10.    ]
     """
     lags = check_lags(lags)
+    model = getattr(model, "structure_", getattr(model, "network_", model))
     scales = getattr(model, "timescales", None)
     scales = np.asarray((1,) if scales is None else scales, dtype=np.int64)
     periodic = getattr(model, "clock", "sticky") == "periodic"
