@@ -17,10 +17,8 @@ from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows
 from hiermm.structure import PARENT, Structure
 from hiermm.tables import TableRows
 
-DENSE_WINS = (
-    5,
-    2,
-)  # times as many multiply-adds as the levels need, for which dense kernels win: all levels seen, or not
+# Up to so many times the multiply-adds of the levels' kernels the dense ones are quicker: all levels seen, or some only.
+DENSE_WINS = (5, 2)
 SMALLEST = 1e-290  # products below lose digits
 
 

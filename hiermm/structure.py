@@ -1,6 +1,6 @@
 """The shape of a hidden chain: levels, time scales, clock, coupling."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from math import prod
 
@@ -34,6 +34,10 @@ class Structure:
     clock: str = "sticky"
     coupling: str = "none"
     emission_levels: tuple | None = None
+
+    def __getstate__(self):
+        """Keep the shape alone: what follows from it may be large beside a fitted model."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def n_states(self):

@@ -1,6 +1,7 @@
 """Multi-scale models as users meet them: agreement with the flat joint chain, recovery, starts."""
 
 import itertools
+import pickle
 import warnings
 
 import numpy as np
@@ -283,3 +284,13 @@ def test_a_period_beyond_memory_is_refused():
     )  # fmt: skip
     with pytest.raises(MemoryError, match="GiB"):
         model.operators()
+
+
+def test_a_stored_structure_is_its_shape_alone():
+    structure = Structure((9, 9), (8, 1), "sticky", "slower", None)
+    before = pickle.dumps(structure)
+    assert len(structure.moves) == 2 and structure.levels.shape == (2, 81)
+    assert pickle.dumps(structure) == before and len(before) < 300
+    again = pickle.loads(before)
+    assert again == structure
+    np.testing.assert_array_equal(again.moves[1], structure.moves[1])
