@@ -17,7 +17,7 @@ from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows
 from hiermm.structure import PARENT, Structure
 from hiermm.tables import TableRows
 
-# Up to so many times the multiply-adds of the levels' kernels the dense ones are quicker: all levels seen, or some only.
+# Up to so many times the levels' multiply-adds the dense kernels are quicker: all levels seen, or only some.
 DENSE_WINS = (5, 2)
 SMALLEST = 1e-290  # products below lose digits
 
