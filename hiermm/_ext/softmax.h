@@ -26,10 +26,33 @@ INLINE int64_t column(int64_t f, int64_t skip) { return f + (f >= skip); }
 
 /* ---- between steps in rows of memory and steps in lanes ------------------------------------------------------- */
 
+#if VL == 8
+/* Columns of eight rows of at most four numbers: rows l and l + 4 share a vector, so half the moves do. */
+INLINE void load_narrow(const double *rows, int64_t stride, int64_t width, vd *columns) {
+    const __mmask8 some = (__mmask8)((1 << width) - 1);
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    __m512d v[4], pairs[4];
+    for (int l = 0; l < 4; l++)
+        v[l] = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_maskz_loadu_pd(some, rows + l * stride)),
+                                  _mm256_maskz_loadu_pd(some, rows + (l + 4) * stride), 1);
+    for (int l = 0; l < 4; l += 2) {
+        pairs[l] = _mm512_unpacklo_pd(v[l], v[l + 1]);
+        pairs[l + 1] = _mm512_unpackhi_pd(v[l], v[l + 1]);
+    }
+    for (int c = 0; c < width; c++) columns[c] = (vd)_mm512_permutex2var_pd(pairs[c % 2], c < 2 ? low : high, pairs[2 + c % 2]);
+}
+#endif
+
 /* columns[c] = column c of `steps` <= VL rows of memory, one row a lane; lanes beyond `steps` are zero. Whole tiles of
- * VL x VL numbers have a path of their own, which stays in registers. */
+ * VL x VL numbers, and narrow rows, have paths of their own, which stay in registers. */
 INLINE void load_chunk(const double *rows, int64_t stride, int64_t steps, int64_t width, vd *columns) {
     int64_t c = 0;
+#if VL == 8
+    if (steps == VL && width <= 4) {
+        load_narrow(rows, stride, width, columns);
+        return;
+    }
+#endif
     for (; steps == VL && c + VL <= width; c += VL) {
         vd v[VL];
         for (int l = 0; l < VL; l++) v[l] = vload(rows + l * stride + c);
