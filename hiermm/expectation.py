@@ -4,6 +4,7 @@ The E-step of a piece of data is a pure function (parameters, piece) -> statisti
 data alone, and their statistics are summed in a fixed order, so the result does not depend on the number of threads.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +13,27 @@ from typing import NamedTuple
 import numpy as np
 from joblib import effective_n_jobs
 
-from hiermm.inference import filter, smooth, smooth_symbols
+from hiermm.inference import HAS_THREADS, filter, smooth, smooth_normal, smooth_symbols
 from hiermm.pieces import ROOM, LostState, plan, settled
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
 TINY = 1e-290
+AT_ONCE = 64  # pieces in one call of a kernel with threads of its own: between two of them Ctrl-C is heard
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
+
+
+_forked = False
+
+
+def _note_fork():
+    """In a process forked from one that has used OpenMP its threads are gone, and waiting for them would never end."""
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,11 @@ class Parameters:
         """Return how many steps a piece should have, and the scratch holds: alone, and in a group side by side."""
         limit = max(SCRATCH_BYTES // self.bytes_per_step(), 2)
         return PIECE_NUMBERS // self._columns, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
+
+    @property
+    def fused(self):
+        """Whether one kernel does likelihoods, recursion and sums."""
+        return self.chain.matrix is not None and self.chain.emit is None and self.emission.normal is not None
 
     @property
     def pooled(self):
@@ -183,6 +203,23 @@ def posteriors_by_symbol(parameters, sequences, piece):
     return Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, None, None)
 
 
+def fused_statistics(parameters, sequences, pieces, threads):
+    """Return (log-likelihood, statistics of the chain, statistics of the emission) of pieces that follow each other.
+
+    For `Parameters.fused` and pieces of whole sequences.
+    """
+    lo, hi = pieces[0].lo, pieces[-1].hi
+    offsets = np.concatenate([[0], *[piece.lo - lo + piece.offsets[1:] for piece in pieces]])
+    bounds = np.cumsum([0] + [len(piece.offsets) - 1 for piece in pieces])
+    inputs, outputs, normal = sequences.inputs[lo:hi], sequences.outputs[lo:hi], parameters.emission.normal
+    used = inputs[:, : normal[0].shape[2]]
+    transitions = parameters.chain.quickest(inputs)
+    r = smooth_normal(transitions, normal, outputs, used, offsets, bounds, threads)
+    refuse_impossible(r.status, lo + offsets[:-1], sequences)
+    moves = parameters.chain.statistics(inputs, r.first, r.xi.sum(axis=0), transitions.rows)
+    return r.log_likelihood.sum(), moves, {name: getattr(r, name).sum(axis=0) for name in ("gram", "cross", "scatter")}
+
+
 def _sweep(parameters, sequences, piece, judged=False):
     """Yield (last filtered distribution, log-likelihood, whether to `judge`) of the blocks of a long sequence.
 
@@ -246,6 +283,7 @@ class Expectation:
         self.n_observed = max(sequences.n_observed(), 1)
         self._workers = effective_n_jobs(n_jobs)
         self._pool = ThreadPoolExecutor(self._workers - 1) if self._workers > 1 else None
+        self._compiled_threads = self._workers == 1 or (HAS_THREADS and not _forked)
         self._plans = {}
         self._kept = {}
 
@@ -261,12 +299,15 @@ class Expectation:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _map(self, function, parameters):
-        """Return the values of `function` for all pieces, which this thread and those of the pool take in turn."""
+    def _pieces(self, parameters):
         limits = parameters.steps_at_once()
         if limits not in self._plans:
             self._plans[limits] = plan(self.sequences.offsets, *limits)
-        pieces = self._plans[limits]
+        return self._plans[limits]
+
+    def _map(self, function, parameters):
+        """Return the values of `function` for all pieces, which this thread and those of the pool take in turn."""
+        pieces = self._pieces(parameters)
         values, todo = [None] * len(pieces), iter(range(len(pieces)))
 
         def work():
@@ -291,6 +332,7 @@ class Expectation:
         keep = parameters.iterative and self.sequences.n_steps * parameters.bytes_kept() <= SCRATCH_BYTES
         room = None if keep else ROOM
         by_symbol = parameters.pooled and self.sequences.n_symbols is not None
+        fused = parameters.fused
 
         def blocks(piece):
             if by_symbol and len(piece.blocks) == 1:
@@ -298,6 +340,8 @@ class Expectation:
             return posteriors(parameters, self.sequences, piece, room=room)
 
         def visit(piece):
+            if fused and len(piece.blocks) == 1:
+                return fused_statistics(parameters, self.sequences, [piece], 1)
             loglik, moves, outputs, kept = 0.0, {}, {}, []
             for block in blocks(piece):
                 loglik += block.log_likelihood
@@ -308,8 +352,14 @@ class Expectation:
             self._kept[piece.lo] = kept
             return loglik, moves, outputs
 
+        pieces = self._pieces(parameters)
+        if fused and self._compiled_threads and all(len(piece.blocks) == 1 for piece in pieces):
+            some = [pieces[k : k + AT_ONCE] for k in range(0, len(pieces), AT_ONCE)]
+            parts = [fused_statistics(parameters, self.sequences, batch, self._workers) for batch in some]
+        else:
+            parts = self._map(visit, parameters)
         loglik, moves, outputs = 0.0, {}, {}
-        for part in self._map(visit, parameters):
+        for part in parts:
             loglik += part[0]
             _add(moves, part[1])
             _add(outputs, part[2])

@@ -14,6 +14,7 @@ import numpy as np
 from hiermm._ext import load
 
 _dense, _multiscale = load("dense"), load("multiscale")
+HAS_THREADS = _dense.HAS_THREADS  # for `smooth_normal`
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,54 @@ def smooth_symbols(transitions, table, symbols, offsets):
     out = (gamma, first, loglik, status, xi.reshape(a.matrices().shape))
     _dense.smooth_symbols(a.spread(table), symbols, offsets, a.initial, a.matrices(), *out)
     return Smoothed(gamma if a.emit is None else a.merge(gamma, np.empty_like(table)), loglik, status, xi, first, None)
+
+
+class NormalPieces(NamedTuple):
+    """Result of `smooth_normal` for p pieces of the data.
+
+    log_likelihood (m,), status (m,) as in `Smoothed`; sums over the steps of each piece: first (p, N) posteriors of
+    first steps, xi (p, 1, N^2) expected counts, and those of the emission, gram (p, N, D, F, F), cross (p, N, D, F) and
+    scatter (p, N, D), see `NormalEmission.statistics`.
+    """
+
+    log_likelihood: np.ndarray
+    status: np.ndarray
+    first: np.ndarray
+    xi: np.ndarray
+    gram: np.ndarray
+    cross: np.ndarray
+    scatter: np.ndarray
+
+
+def smooth_normal(transitions, normal, outputs, inputs, offsets, bounds, threads=1):
+    """Smooth packed sequences of outputs with independent normal noise; all of it is done in one kernel.
+
+    Parameters
+    ----------
+    transitions : Transitions
+        Of a flat chain with L = 1 and no `emit`.
+    normal : tuple
+        Slopes (N, D, P), intercepts (N, D) and variances (N, D).
+    outputs : ndarray of shape (n, D)
+    inputs : ndarray of shape (n, P)
+    offsets : ndarray of shape (m + 1,), int64
+    bounds : ndarray of shape (p + 1,), int64
+        Piece k has the sequences bounds[k], ..., bounds[k + 1] - 1.
+    threads : int
+        They share the pieces, if `HAS_THREADS`; the result is the same to the last bit.
+
+    Returns
+    -------
+    NormalPieces
+    """
+    a = transitions
+    (N, D, P), m, p = normal[0].shape, len(offsets) - 1, len(bounds) - 1
+    F = P + 1
+    shapes = (p, N), (p, N, N), (p, N, D, F, F), (p, N, D, F), (p, N, D)
+    r = NormalPieces(np.empty(m), np.empty(m, dtype=np.int64), *map(np.zeros, shapes))
+    inputs = np.ascontiguousarray(inputs)
+    _dense.smooth_normal(outputs, inputs, *normal, offsets, bounds, a.initial, a.matrices(), *r, threads)
+    return r._replace(xi=r.xi.reshape(p, 1, -1))
 
 
 def viterbi(transitions, ll, offsets):

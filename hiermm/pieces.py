@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_HELD = 1 << 20  # doubles that a room keeps for a purpose
+CACHE_LINE = 64  # bytes
 GROUP = 16  # sequences that the kernels take side by side, so pieces hold multiples of it where they can
 
 
@@ -71,10 +72,17 @@ class Room(threading.local):
         """Return an array of this shape; the one handed out before for this purpose must not be in use any more."""
         size = prod(shape)
         if size > MOST_HELD:
-            return np.empty(shape)
+            return aligned(size).reshape(shape)
         if len(self._held.get(purpose, ())) < size:
-            self._held[purpose] = np.empty(size)
+            self._held[purpose] = aligned(size)
         return self._held[purpose][:size].reshape(shape)
+
+
+def aligned(size):
+    """Return an array (size,) that begins with a cache line; elsewhere the widest vectors would span two."""
+    array = np.empty(size + CACHE_LINE // 8)
+    first = -array.ctypes.data % CACHE_LINE // 8
+    return array[first : first + size]
 
 
 ROOM = Room()

@@ -12,6 +12,7 @@ here would not equal the whole. How the kernels know is said in dense.h: posteri
 underflow, zeros of the parameters stay zeros in all counts, and a state that only the data rule out may keep as much.
 """
 
+from cython.parallel import prange
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
@@ -51,12 +52,46 @@ cdef extern from "dense_plan.h" nogil:
     int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t m, double *loglik, int64_t *status,
                     Symbols *s)
 
+cdef extern from "dense_normal.h" nogil:
+    const int OPENMP
+
+    ctypedef struct Normal:
+        int64_t N
+        int64_t D
+        int64_t P
+        const double *coef
+        const double *intercept
+        const double *variances
+
+    ctypedef struct NormalSums:
+        double *gram
+        double *cross
+        double *scatter
+
+    ctypedef struct NormalPieces:
+        Chain c
+        Normal e
+        const double *y
+        const double *u
+        const int64_t *offsets
+        const int64_t *bounds
+        double *loglik
+        int64_t *status
+        double *first
+        double *xi
+        NormalSums sums
+
+    int normal_piece(const NormalPieces *all, int64_t k)
+
 cdef extern from "dense_viterbi.h" nogil:
     int64_t viterbi_scratch(const Chain *c, int64_t T)
     double one_viterbi(const Chain *c, int64_t start, int64_t T, const double *ll, int64_t *path, double *scratch)
 
 cdef extern from "<string.h>" nogil:
     void *memset(void *p, int value, size_t bytes)
+
+
+HAS_THREADS = bool(OPENMP)  # whether `smooth_normal` was compiled to use several
 
 
 cdef check(name, array, shape):
@@ -248,6 +283,62 @@ def smooth_symbols(const double[:, ::1] table,      # IN (M, N)
         raise MemoryError("no memory for the scratch of the smoother")
     if s.unknown:
         raise ValueError(f"symbols must be whole numbers in 0..{M - 1} or NaN")
+
+
+def smooth_normal(const double[:, ::1] outputs,         # IN (n, D)
+                  const double[:, ::1] inputs,          # IN (n, P)
+                  const double[:, :, ::1] coef,         # IN (N, D, P)
+                  const double[:, ::1] intercept,       # IN (N, D)
+                  const double[:, ::1] variances,       # IN (N, D)
+                  const int64_t[::1] offsets,           # IN (m + 1,)
+                  const int64_t[::1] bounds,            # IN (pieces + 1,), from 0 to m
+                  const double[::1] initial,            # IN (N,)
+                  const double[:, :, ::1] A,            # IN (1, N, N)
+                  double[::1] loglik,                   # OUT (m,)
+                  int64_t[::1] status,                  # OUT (m,)
+                  double[:, ::1] first,                 # OUT (pieces, N), added to, as all below
+                  double[:, :, ::1] xi,                 # OUT (pieces, N, N)
+                  double[:, :, :, :, ::1] gram,         # OUT (pieces, N, D, P + 1, P + 1)
+                  double[:, :, :, ::1] cross,           # OUT (pieces, N, D, P + 1)
+                  double[:, :, ::1] scatter,            # OUT (pieces, N, D)
+                  int threads=1):                       # IN, at least 1; more than 1 has an effect with OPENMP only
+    """Smooth outputs with independent normal noise: `emission.linear_loglik`, `smooth` and `emission.linear_moments`.
+
+    Of piece k, the sequences bounds[k] .. bounds[k + 1] - 1, come the sums over their steps: `first` of the posteriors
+    of first steps, `xi` of the moves, and those of `linear_moments`. They do not depend on the number of threads.
+    """
+    cdef int64_t n = outputs.shape[0], D = outputs.shape[1], P = inputs.shape[1], N = intercept.shape[0]
+    cdef int64_t m = offsets.shape[0] - 1, pieces = bounds.shape[0] - 1, k
+    cdef NormalPieces all
+    cdef int failed = 0
+    check_chain(n, N, offsets, initial, A, None)
+    for name, array, shape in (
+        ("inputs", inputs, (n,)), ("coef", coef, (N, D, P)), ("intercept", intercept, (N, D)),
+        ("variances", variances, (N, D)), ("A", A, (1, N, N)), ("loglik", loglik, (m,)), ("status", status, (m,)),
+        ("first", first, (pieces, N)), ("xi", xi, (pieces, N, N)), ("gram", gram, (pieces, N, D, P + 1, P + 1)),
+        ("cross", cross, (pieces, N, D, P + 1)), ("scatter", scatter, (pieces, N, D)),
+    ):
+        check(name, array, shape)
+    if pieces < 1 or bounds[0] != 0 or bounds[pieces] != m or threads < 1:
+        raise ValueError(f"bounds must run from 0 to the number of sequences {m}, with at least one thread")
+    for k in range(pieces):
+        if bounds[k + 1] <= bounds[k]:
+            raise ValueError(f"piece {k} is empty")
+    all.c = chain(N, initial, A, None)
+    all.e.N, all.e.D, all.e.P = N, D, P
+    all.e.coef = &coef[0, 0, 0] if P else NULL
+    all.e.intercept, all.e.variances = &intercept[0, 0], &variances[0, 0]
+    all.y = &outputs[0, 0]
+    all.u = &inputs[0, 0] if P else NULL
+    all.offsets, all.bounds = &offsets[0], &bounds[0]
+    all.loglik, all.status = &loglik[0], &status[0]
+    all.first, all.xi = &first[0, 0], &xi[0, 0, 0]
+    all.sums.gram, all.sums.cross, all.sums.scatter = &gram[0, 0, 0, 0, 0], &cross[0, 0, 0, 0], &scatter[0, 0, 0]
+    for k in prange(pieces, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+        if not normal_piece(&all, k):
+            failed += 1
+    if failed:
+        raise MemoryError("no memory for the scratch of the smoother")
 
 
 def viterbi(const double[:, ::1] ll,            # IN (n, N)

@@ -44,6 +44,9 @@ class Emission(BaseEstimator):
     pooled : bool
         True when steps of equal outputs may be taken together: neither inputs nor steps without outputs matter, and
         `statistics` of one row for all of them, with the sum of their gammas, are the sum of their statistics.
+    normal : tuple or None
+        Slopes (N, D, P) over the first P inputs, intercepts (N, D) and variances (N, D) when the outputs are
+        independent and normal given the state, and `statistics` are the sums that `hiermm.inference.smooth_normal` gives.
     n_inputs : int or None
         Number of inputs P; None when the emission does not look at the inputs.
 
@@ -61,6 +64,7 @@ class Emission(BaseEstimator):
     iterative = False
     discrete = False
     pooled = False
+    normal = None
     n_inputs = None
 
     # -- construction ------------------------------------------------------------------------------------------------

@@ -114,6 +114,14 @@ class NormalEmission(Emission):
         data = {} if self._floor is not None else {"data": data_sums(outputs, self._intercept.mean(axis=0))}
         return {**dict(zip(names, sums)), **data}
 
+    @property
+    def normal(self):
+        """Slopes, intercepts and variances of independent outputs; None of others, and where a subclass has its own way."""
+        own = (type(self).log_likelihood, type(self).statistics)
+        if self._variances is None or own != (NormalEmission.log_likelihood, NormalEmission.statistics):
+            return None
+        return self._coef, self._intercept, self._variances
+
     def _check_options(self):
         cov.check_form(self.covariance)
         check_at_least("min_variance", self.min_variance, 0.0, strict=True)
