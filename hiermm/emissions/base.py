@@ -46,7 +46,7 @@ class Emission(BaseEstimator):
         `statistics` of one row for all of them, with the sum of their gammas, are the sum of their statistics.
     normal : tuple or None
         Slopes (N, D, P) over the first P inputs, intercepts (N, D) and variances (N, D) when the outputs are
-        independent and normal given the state, and `statistics` are the sums that `hiermm.inference.smooth_normal` gives.
+        independent and normal given the state, and `statistics` the sums of `hiermm.inference.smooth_normal`.
     n_inputs : int or None
         Number of inputs P; None when the emission does not look at the inputs.
 

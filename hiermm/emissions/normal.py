@@ -116,7 +116,7 @@ class NormalEmission(Emission):
 
     @property
     def normal(self):
-        """Slopes, intercepts and variances of independent outputs; None of others, and where a subclass has its own way."""
+        """Slopes, intercepts and variances of independent outputs; None of others and of subclasses with own ways."""
         own = (type(self).log_likelihood, type(self).statistics)
         if self._variances is None or own != (NormalEmission.log_likelihood, NormalEmission.statistics):
             return None
