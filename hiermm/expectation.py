@@ -214,7 +214,7 @@ def fused_statistics(parameters, sequences, pieces, threads):
     inputs, outputs, normal = sequences.inputs[lo:hi], sequences.outputs[lo:hi], parameters.emission.normal
     used = inputs[:, : normal[0].shape[2]]
     transitions = parameters.chain.quickest(inputs)
-    r = smooth_normal(transitions, normal, outputs, used, offsets, bounds, threads)
+    r = smooth_normal(transitions, normal, outputs, used, offsets, bounds, min(threads, len(pieces)))
     refuse_impossible(r.status, lo + offsets[:-1], sequences)
     moves = parameters.chain.statistics(inputs, r.first, r.xi.sum(axis=0), transitions.rows)
     return r.log_likelihood.sum(), moves, {name: getattr(r, name).sum(axis=0) for name in ("gram", "cross", "scatter")}

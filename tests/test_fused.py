@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 import hiermm.expectation
 from hiermm import HMM
 from hiermm._ext import load
-from hiermm.chains import Chain
+from hiermm.chains import Chain, chain_from_tables, random_chain
 from hiermm.emissions import Gaussian, LinearGaussian
 from hiermm.emissions.normal import NormalEmission
 from hiermm.expectation import Expectation, ImpossibleObservation, Parameters
@@ -79,6 +79,16 @@ def test_sums_are_those_of_the_parts(N, D, P, kind, small, monkeypatch):
         monkeypatch.setattr(hiermm.expectation, "AT_ONCE", 2)
     assert parameters.fused
     assert_same(statistics(parameters, sequences), one_by_one(parameters, sequences), lengths.sum())
+
+
+@pytest.mark.parametrize("coupling", ["none", "slower", "faster"])
+def test_small_hierarchies_too(coupling):
+    structure = Structure((2, 3), coupling=coupling)
+    chain = chain_from_tables(structure, *random_chain(structure, np.random.default_rng(4)))
+    flat, sequences = problem(6, 2, 0, np.arange(1, 40), seed=4)
+    parameters = Parameters(chain, flat.emission)
+    assert parameters.fused and len(chain.rows) == 2
+    assert_same(statistics(parameters, sequences), one_by_one(parameters, sequences), sequences.n_steps)
 
 
 @pytest.mark.parametrize("n_jobs", [2, 3, 5])
