@@ -283,7 +283,7 @@ class Expectation:
         self.n_observed = max(sequences.n_observed(), 1)
         self._workers = effective_n_jobs(n_jobs)
         self._pool = ThreadPoolExecutor(self._workers - 1) if self._workers > 1 else None
-        self._compiled_threads = self._workers == 1 or (HAS_THREADS and not _forked)
+        self._compiled_threads = HAS_THREADS and not _forked
         self._plans = {}
         self._kept = {}
 

@@ -110,6 +110,10 @@ def test_without_threads_of_its_own_the_kernel_serves_those_of_python(monkeypatc
         found = statistics(parameters, sequences, 2)
     assert used.call_count > 10 and all(call.args[3] == 1 for call in used.call_args_list)
     assert_same(found, one_by_one(parameters, sequences), 10_000)
+    alone = statistics(parameters, sequences)
+    assert found[0] == alone[0]
+    for mine, other in zip(found[1:], alone[1:]):
+        assert all(np.array_equal(value, other[name]) for name, value in mine.items())
 
 
 def test_long_sequences_keep_their_blocks(monkeypatch):
