@@ -16,6 +16,8 @@ from cython.parallel import prange
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
+from hiermm._ext.normal cimport Normal, NormalSums
+
 cdef extern from "dense_plan.h" nogil:
     ctypedef struct Chain:
         int64_t N
@@ -54,19 +56,6 @@ cdef extern from "dense_plan.h" nogil:
 
 cdef extern from "dense_normal.h" nogil:
     const int OPENMP
-
-    ctypedef struct Normal:
-        int64_t N
-        int64_t D
-        int64_t P
-        const double *coef
-        const double *intercept
-        const double *variances
-
-    ctypedef struct NormalSums:
-        double *gram
-        double *cross
-        double *scatter
 
     ctypedef struct NormalPieces:
         Chain c

@@ -4,23 +4,9 @@ Outputs are (n, D) with NaN for entries not observed, inputs (n, P), gamma (n, N
 steps for each tile of states; nothing of size (n, N, D) exists.
 """
 
-cdef extern from "normal.h" nogil:
-    ctypedef struct Normal:
-        long N
-        long D
-        long P
-        const double *coef
-        const double *intercept
-        const double *variances
+from hiermm._ext.normal cimport Normal, NormalSums, normal_loglik, normal_moments
 
-    ctypedef struct NormalSums:
-        double *gram
-        double *cross
-        double *scatter
-
-    bint normal_loglik(const Normal *e, long n, const double *y, const double *u, double *out)
-    bint normal_moments(const Normal *e, long n, const double *y, const double *u, const double *gamma,
-                        const NormalSums *to)
+cdef extern from "emission.h" nogil:
     long tile_width(long left)
     long tile_gather(long width, long n, long n_symbols, const double *y, const double *table, double *out,
                      long stride)
