@@ -14,12 +14,11 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from hiermm.inference import HAS_THREADS, filter, smooth, smooth_normal, smooth_symbols
-from hiermm.pieces import ROOM, LostState, plan, settled
+from hiermm.pieces import ROOM, LostState, bounds_of, plan, settled
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
-PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
+PIECE_NUMBERS = 1 << 17  # steps x states in one piece, when memory allows more: small enough for caches and threads
 TINY = 1e-290
-AT_ONCE = 64  # pieces in one call of a kernel with threads of its own: between two of them Ctrl-C is heard
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
 
 
@@ -203,21 +202,19 @@ def posteriors_by_symbol(parameters, sequences, piece):
     return Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, None, None)
 
 
-def fused_statistics(parameters, sequences, pieces, threads):
-    """Return (log-likelihood, statistics of the chain, statistics of the emission) of pieces that follow each other.
+def fused_statistics(parameters, sequences, bounds, threads=1):
+    """Return (log-likelihood, statistics of the chain, statistics of the emission) of some sequences.
 
-    For `Parameters.fused` and pieces of whole sequences.
+    For `Parameters.fused` and sequences that fit the scratch. Piece k has those from bounds[k] up to bounds[k + 1].
     """
-    lo, hi = pieces[0].lo, pieces[-1].hi
-    offsets = np.concatenate([[0], *[piece.lo - lo + piece.offsets[1:] for piece in pieces]])
-    bounds = np.cumsum([0] + [len(piece.offsets) - 1 for piece in pieces])
-    inputs, outputs, normal = sequences.inputs[lo:hi], sequences.outputs[lo:hi], parameters.emission.normal
-    used = inputs[:, : normal[0].shape[2]]
+    offsets, normal = sequences.offsets[bounds[0] : bounds[-1] + 1], parameters.emission.normal
+    lo, hi = offsets[0], offsets[-1]
+    inputs, outputs = sequences.inputs[lo:hi, : normal[0].shape[2]], sequences.outputs[lo:hi]
     transitions = parameters.chain.quickest(inputs)
-    r = smooth_normal(transitions, normal, outputs, used, offsets, bounds, min(threads, len(pieces)))
-    refuse_impossible(r.status, lo + offsets[:-1], sequences)
-    moves = parameters.chain.statistics(inputs, r.first, r.xi.sum(axis=0), transitions.rows)
-    return r.log_likelihood.sum(), moves, {name: getattr(r, name).sum(axis=0) for name in ("gram", "cross", "scatter")}
+    r = smooth_normal(transitions, normal, outputs, inputs, offsets - lo, bounds - bounds[0], threads)
+    refuse_impossible(r.status, offsets, sequences)
+    moves = parameters.chain.statistics(inputs, r.first[None], r.xi.reshape(1, -1), transitions.rows)
+    return r.log_likelihood.sum(), moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
 
 
 def _sweep(parameters, sequences, piece, judged=False):
@@ -341,7 +338,7 @@ class Expectation:
 
         def visit(piece):
             if fused and len(piece.blocks) == 1:
-                return fused_statistics(parameters, self.sequences, [piece], 1)
+                return fused_statistics(parameters, self.sequences, bounds_of([piece]))
             loglik, moves, outputs, kept = 0.0, {}, {}, []
             for block in blocks(piece):
                 loglik += block.log_likelihood
@@ -354,8 +351,8 @@ class Expectation:
 
         pieces = self._pieces(parameters)
         if fused and self._compiled_threads and all(len(piece.blocks) == 1 for piece in pieces):
-            some = [pieces[k : k + AT_ONCE] for k in range(0, len(pieces), AT_ONCE)]
-            parts = [fused_statistics(parameters, self.sequences, batch, self._workers) for batch in some]
+            threads = min(self._workers, len(pieces))
+            parts = [fused_statistics(parameters, self.sequences, bounds_of(pieces), threads)]
         else:
             parts = self._map(visit, parameters)
         loglik, moves, outputs = 0.0, {}, {}

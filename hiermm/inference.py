@@ -15,6 +15,8 @@ from hiermm._ext import load
 
 _dense, _multiscale = load("dense"), load("multiscale")
 HAS_THREADS = _dense.HAS_THREADS  # for `smooth_normal`
+AT_ONCE = 64  # pieces in one call of a kernel with threads of its own: between two of them Ctrl-C is heard
+SUMS = 1 << 20  # numbers that the sums of these pieces may take
 
 
 @dataclass(frozen=True)
@@ -212,12 +214,12 @@ def smooth_symbols(transitions, table, symbols, offsets):
     return Smoothed(gamma if a.emit is None else a.merge(gamma, np.empty_like(table)), loglik, status, xi, first, None)
 
 
-class NormalPieces(NamedTuple):
-    """Result of `smooth_normal` for p pieces of the data.
+class NormalSums(NamedTuple):
+    """Result of `smooth_normal`.
 
-    log_likelihood (m,), status (m,) as in `Smoothed`; sums over the steps of each piece: first (p, N) posteriors of
-    first steps, xi (p, 1, N^2) expected counts, and those of the emission, gram (p, N, D, F, F), cross (p, N, D, F) and
-    scatter (p, N, D), see `NormalEmission.statistics`.
+    log_likelihood (m,), status (m,) as in `Smoothed`; sums over steps: first (N,) posteriors of first steps, xi (N, N)
+    expected counts, and those of the emission, gram (N, D, F, F), cross (N, D, F) and scatter (N, D), see
+    `NormalEmission.statistics`.
     """
 
     log_likelihood: np.ndarray
@@ -248,16 +250,18 @@ def smooth_normal(transitions, normal, outputs, inputs, offsets, bounds, threads
 
     Returns
     -------
-    NormalPieces
+    NormalSums
     """
     a = transitions
-    (N, D, P), m, p = normal[0].shape, len(offsets) - 1, len(bounds) - 1
-    F = P + 1
-    shapes = (p, N), (p, N, N), (p, N, D, F, F), (p, N, D, F), (p, N, D)
-    r = NormalPieces(np.empty(m), np.empty(m, dtype=np.int64), *map(np.zeros, shapes))
-    inputs = np.ascontiguousarray(inputs)
-    _dense.smooth_normal(outputs, inputs, *normal, offsets, bounds, a.initial, a.matrices(), *r, threads)
-    return r._replace(xi=r.xi.reshape(p, 1, -1))
+    (N, D, P), m = normal[0].shape, len(offsets) - 1
+    shapes = (N,), (N, N), (N, D, P + 1, P + 1), (N, D, P + 1), (N, D)
+    r = NormalSums(np.empty(m), np.empty(m, dtype=np.int64), *map(np.zeros, shapes))
+    inputs, matrices = np.ascontiguousarray(inputs), a.matrices()
+    at_once = max(min(AT_ONCE, SUMS // (N * N)), threads)
+    for k in range(0, len(bounds) - 1, at_once):
+        some = bounds[k : k + at_once + 1]
+        _dense.smooth_normal(outputs, inputs, *normal, offsets, some, a.initial, matrices, *r, threads)
+    return r
 
 
 def viterbi(transitions, ll, offsets):

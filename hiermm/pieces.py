@@ -12,8 +12,9 @@ GROUP = 16  # sequences that the kernels take side by side, so pieces hold multi
 
 
 class Piece(NamedTuple):
-    """Rows [lo, hi) of the data: whole sequences, or one sequence too long for the scratch (`blocks` cuts it)."""
+    """Rows [lo, hi) of the data: whole sequences from `first` on, or one too long for the scratch (`blocks` cuts it)."""
 
+    first: int
     lo: int
     hi: int
     offsets: np.ndarray
@@ -44,9 +45,15 @@ def plan(offsets, size, limit, wide):
             count = stop - i if stop - i <= nearer else max(round(near / GROUP), 1) * GROUP
             j = i + max(min(count, most), 1)
             blocks = [(lo, int(offsets[j]))]
-        pieces.append(Piece(lo, int(offsets[j]), offsets[i : j + 1] - lo, blocks))
+        pieces.append(Piece(i, lo, int(offsets[j]), offsets[i : j + 1] - lo, blocks))
         i = j
     return pieces
+
+
+def bounds_of(pieces):
+    """Return (p + 1,): where the sequences of each of some pieces begin, and where those of the last one end."""
+    last = pieces[-1]
+    return np.array([piece.first for piece in pieces] + [last.first + len(last.offsets) - 1])
 
 
 class LostState(ArithmeticError):

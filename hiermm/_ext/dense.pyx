@@ -66,11 +66,16 @@ cdef extern from "dense_normal.h" nogil:
         const int64_t *bounds
         double *loglik
         int64_t *status
+        double *sums
+
+    ctypedef struct Sums:
         double *first
         double *xi
-        NormalSums sums
+        NormalSums emission
 
+    int64_t piece_size(const Normal *e)
     int normal_piece(const NormalPieces *all, int64_t k)
+    void add_pieces(const NormalPieces *all, int64_t pieces, const Sums *to)
 
 cdef extern from "dense_viterbi.h" nogil:
     int64_t viterbi_scratch(const Chain *c, int64_t T)
@@ -285,34 +290,36 @@ def smooth_normal(const double[:, ::1] outputs,         # IN (n, D)
                   const double[:, :, ::1] A,            # IN (1, N, N)
                   double[::1] loglik,                   # OUT (m,)
                   int64_t[::1] status,                  # OUT (m,)
-                  double[:, ::1] first,                 # OUT (pieces, N), added to, as all below
-                  double[:, :, ::1] xi,                 # OUT (pieces, N, N)
-                  double[:, :, :, :, ::1] gram,         # OUT (pieces, N, D, P + 1, P + 1)
-                  double[:, :, :, ::1] cross,           # OUT (pieces, N, D, P + 1)
-                  double[:, :, ::1] scatter,            # OUT (pieces, N, D)
+                  double[::1] first,                    # OUT (N,), added to, as all below
+                  double[:, ::1] xi,                    # OUT (N, N)
+                  double[:, :, :, ::1] gram,            # OUT (N, D, P + 1, P + 1)
+                  double[:, :, ::1] cross,              # OUT (N, D, P + 1)
+                  double[:, ::1] scatter,               # OUT (N, D)
                   int threads=1):                       # IN, at least 1; more than 1 has an effect with OPENMP only
     """Smooth outputs with independent normal noise: `emission.linear_loglik`, `smooth` and `emission.linear_moments`.
 
-    Of piece k, the sequences bounds[k] .. bounds[k + 1] - 1, come the sums over their steps: `first` of the posteriors
-    of first steps, `xi` of the moves, and those of `linear_moments`. They do not depend on the number of threads.
+    The sums are `first`, of the posteriors of first steps, `xi`, of the moves, and those of `linear_moments`. Those of
+    piece k, the sequences bounds[k] .. bounds[k + 1] - 1, are worked out by themselves and added in the order of the
+    pieces, whatever the number of threads.
     """
     cdef int64_t n = outputs.shape[0], D = outputs.shape[1], P = inputs.shape[1], N = intercept.shape[0]
     cdef int64_t m = offsets.shape[0] - 1, pieces = bounds.shape[0] - 1, k
     cdef NormalPieces all
+    cdef Sums to
     cdef int failed = 0
     check_chain(n, N, offsets, initial, A, None)
     for name, array, shape in (
         ("inputs", inputs, (n,)), ("coef", coef, (N, D, P)), ("intercept", intercept, (N, D)),
         ("variances", variances, (N, D)), ("A", A, (1, N, N)), ("loglik", loglik, (m,)), ("status", status, (m,)),
-        ("first", first, (pieces, N)), ("xi", xi, (pieces, N, N)), ("gram", gram, (pieces, N, D, P + 1, P + 1)),
-        ("cross", cross, (pieces, N, D, P + 1)), ("scatter", scatter, (pieces, N, D)),
+        ("first", first, (N,)), ("xi", xi, (N, N)), ("gram", gram, (N, D, P + 1, P + 1)),
+        ("cross", cross, (N, D, P + 1)), ("scatter", scatter, (N, D)),
     ):
         check(name, array, shape)
-    if pieces < 1 or bounds[0] != 0 or bounds[pieces] != m or threads < 1:
-        raise ValueError(f"bounds must run from 0 to the number of sequences {m}, with at least one thread")
+    if pieces < 1 or bounds[0] < 0 or bounds[pieces] > m or threads < 1:
+        raise ValueError(f"bounds must lie in 0..{m}, the number of sequences, with at least one thread")
     for k in range(pieces):
         if bounds[k + 1] <= bounds[k]:
-            raise ValueError(f"piece {k} is empty")
+            raise ValueError(f"piece {k} of the bounds is empty")
     all.c = chain(N, initial, A, None)
     all.e.N, all.e.D, all.e.P = N, D, P
     all.e.coef = &coef[0, 0, 0] if P else NULL
@@ -321,13 +328,18 @@ def smooth_normal(const double[:, ::1] outputs,         # IN (n, D)
     all.u = &inputs[0, 0] if P else NULL
     all.offsets, all.bounds = &offsets[0], &bounds[0]
     all.loglik, all.status = &loglik[0], &status[0]
-    all.first, all.xi = &first[0, 0], &xi[0, 0, 0]
-    all.sums.gram, all.sums.cross, all.sums.scatter = &gram[0, 0, 0, 0, 0], &cross[0, 0, 0, 0], &scatter[0, 0, 0]
-    for k in prange(pieces, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-        if not normal_piece(&all, k):
-            failed += 1
-    if failed:
+    all.sums = simd_alloc(pieces * piece_size(&all.e))
+    to.first, to.xi = &first[0], &xi[0, 0]
+    to.emission.gram, to.emission.cross, to.emission.scatter = &gram[0, 0, 0, 0], &cross[0, 0, 0], &scatter[0, 0]
+    if all.sums != NULL:
+        for k in prange(pieces, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+            if not normal_piece(&all, k):
+                failed += 1
+    if all.sums == NULL or failed:
+        simd_free(all.sums)
         raise MemoryError("no memory for the scratch of the smoother")
+    add_pieces(&all, pieces, &to)
+    simd_free(all.sums)
 
 
 def viterbi(const double[:, ::1] ll,            # IN (n, N)
