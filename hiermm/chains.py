@@ -232,10 +232,10 @@ class Chain:
         """Return the chain that maximises the expected counts (for softmax rows: the Newton point)."""
         initial, rows = [], []
         for s, level in enumerate(self.rows):
-            counts = np.zeros_like(self.initial[s])
-            np.add.at(counts, (self.structure.parent_states(s), self.levels[s]), stats["first"])
+            before = self.initial[s]
+            counts = np.bincount(self.structure.sources[s], stats["first"], before.size).reshape(before.shape)
             total = counts.sum(axis=1, keepdims=True)
-            initial.append(np.where(total > 0, counts / np.where(total > 0, total, 1), self.initial[s]))
+            initial.append(np.divide(counts, total, out=before.copy(), where=total > 0))
             rows.append(level.maximise(self._of_level(stats, s)))
         return replace(self, initial=tuple(initial), rows=tuple(rows))
 

@@ -101,13 +101,15 @@ class Structure:
         return np.concatenate([[0], np.cumsum([r * k for r, k in self.shapes])])
 
     @cached_property
+    def sources(self):
+        """For each level, which of its pairs [parent, own] of states each joint state holds, flattened (N,)."""
+        return [self.parent_states(s) * self.sizes[s] + own for s, own in enumerate(self.levels)]
+
+    @cached_property
     def moves(self):
         """For each level, which of its transitions [parent, from, to] each joint transition makes, flattened (N^2,)."""
-        moves = []
-        for s, own in enumerate(self.levels):
-            source = self.parent_states(s) * self.sizes[s] + own
-            moves.append((source[:, None] * self.sizes[s] + own).ravel())
-        return moves
+        sources = enumerate(zip(self.sources, self.levels))
+        return [(source[:, None] * self.sizes[s] + own).ravel() for s, (source, own) in sources]
 
     @property
     def self_transitions(self):

@@ -135,13 +135,12 @@ class TableRows:
 
     def maximise(self, stats):
         """Return the rows of highest likelihood given statistics."""
-        counts = np.where(self.free, stats["counts"], 0.0)
+        counts = stats["counts"] * self.free
         total = counts.sum(axis=-1, keepdims=True)
-        mass = np.where(self.free, self.probs, 0.0).sum(axis=-1, keepdims=True)
-        mass = mass if self.self_transition is not None else np.ones_like(mass)
-        known = total > UNCERTAIN
-        new = np.divide(counts, total, out=np.zeros_like(counts), where=known) * mass
-        return replace(self, probs=np.where(self.free & known, new, self.probs))
+        if self.self_transition is not None:
+            counts *= (self.probs * self.free).sum(axis=-1, keepdims=True)
+        known = self.free & (total > UNCERTAIN)
+        return replace(self, probs=np.divide(counts, total, out=self.probs.copy(), where=known))
 
     def penalty(self):
         """Return the log prior: 0."""

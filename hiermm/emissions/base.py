@@ -200,8 +200,9 @@ class Emission(BaseEstimator):
             for name in arrays:
                 if not self._shared(name):
                     arrays[name][dead] = getattr(self, name)[dead]
+            warn_dead(dead, getattr(self, "_dead", None), type(self).__name__)
         new = self._fitted(**arrays)
-        new._dead = warn_dead(dead, getattr(self, "_dead", None), type(self).__name__)
+        new._dead = dead
         return new
 
     def _shared(self, name):
@@ -222,7 +223,7 @@ def weighted_total(log_likelihood, gamma):
 
 
 def warn_dead(dead, before, name):
-    """Warn of states in the mask `dead` that were not dead `before` (mask or None); return `dead`."""
+    """Warn of states in the mask `dead` that were not dead `before` (mask or None)."""
     news = dead if before is None or len(before) != len(dead) else dead & ~before
     if news.any():
         states = ", ".join(str(k) for k in np.flatnonzero(news))
@@ -232,7 +233,6 @@ def warn_dead(dead, before, name):
             DeadStateWarning,
             stacklevel=4,
         )
-    return dead
 
 
 # -- checks of parameters --------------------------------------------------------------------------------------------

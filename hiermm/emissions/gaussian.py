@@ -135,6 +135,7 @@ class Gaussian(NormalEmission):
     def _check_options(self):
         super()._check_options()
         check_at_least("means_weight", self.means_weight, 0.0)
+        as_parameter("means_prior", self.means_prior, (0, 1))
 
     def _used(self, inputs):
         return inputs[:, :0]
@@ -146,7 +147,10 @@ class Gaussian(NormalEmission):
         return {"means_": theta[:, :, 0], "covariances_": covariances}
 
     def _ridge(self):
+        D = self.means_.shape[1]
+        if self.means_weight == 0:
+            return np.zeros(1), np.zeros((D, 1))
         centre = as_parameter("means_prior", self.means_prior, (0, 1))
         if centre.ndim:
-            check_shape("means_prior", centre, self.means_.shape[1:])
-        return np.array([float(self.means_weight)]), np.broadcast_to(centre, self.means_.shape[1:])[:, None]
+            check_shape("means_prior", centre, (D,))
+        return np.array([float(self.means_weight)]), np.broadcast_to(centre, D)[:, None]

@@ -177,36 +177,44 @@ class NormalEmission(Emission):
         new._floor = floor
         return new
 
+    def _with_prior(self, theta, stats):
+        """Return gram, cross and scatter, with the observations added that the prior of the coefficients stands for."""
+        gram, cross, scatter = stats["gram"], stats["cross"], stats["scatter"]
+        ridge, centre = self._ridge()
+        if not ridge.any():
+            return gram, cross, scatter
+        away = theta - centre
+        pull = ridge * away
+        if self._variances is None:
+            across = np.swapaxes(pull, 1, 2)
+            return gram + np.diag(ridge), cross - across, scatter + away @ across
+        return gram + np.diag(ridge), cross - pull, scatter + (pull * away).sum(axis=-1)
+
     def _maximise_separate(self, stats, floor):
         """M-step with independent outputs (diag, spherical): weights of the states, and arrays."""
-        theta, (ridge, centre) = self._theta(), self._ridge()
-        gram, cross, scatter = stats["gram"], stats["cross"], stats["scatter"]
-        weight = gram[:, :, 0, 0]
-        change = solve(gram + np.diag(ridge), cross - ridge * (theta - centre))
-        new = theta + change
-        rest = scatter - 2 * (change * cross).sum(-1) + np.einsum("kdf,kdfg,kdg->kd", change, gram, change)
-        rest = np.maximum(rest + (ridge * (new - centre) ** 2).sum(-1), 0.0)
+        theta, weight = self._theta(), stats["gram"][:, :, 0, 0]
+        gram, cross, scatter = self._with_prior(theta, stats)
+        change = solve(gram, cross)
+        rest = scatter - (change * (2 * cross - (gram @ change[..., None])[..., 0])).sum(axis=-1)
+        rest, total = np.maximum(rest, 0.0), weight
         pseudo, guess = self._pseudo(theta.shape[1])
-        rest, total = rest + pseudo * np.diagonal(guess), weight + pseudo
+        if pseudo:
+            rest, total = rest + pseudo * np.diagonal(guess), weight + pseudo
         if self.covariance == "spherical":
             rest, total, floor = rest.sum(axis=1), total.sum(axis=1), floor.mean()
         alive = total >= DEAD
-        variances = np.maximum(rest / np.where(alive, total, 1.0), floor)
-        variances = np.where(alive, variances, self.covariances_)
-        new = np.where((weight >= DEAD)[:, :, None], new, theta)
+        variances = np.divide(rest, total, out=self.covariances_.copy(), where=alive)
+        np.maximum(variances, floor, out=variances, where=alive)
+        new = np.add(theta, change, out=theta.copy(), where=(weight >= DEAD)[:, :, None])
         return weight.max(axis=1), self._arrays(new, variances)
 
     def _maximise_joint(self, stats, floor):
         """M-step with correlated outputs (full, tied): weights of the states, and arrays."""
-        theta, (ridge, centre) = self._theta(), self._ridge()
-        gram, cross, scatter = stats["gram"], stats["cross"], stats["scatter"]
-        weight = gram[:, 0, 0]
-        pull = np.swapaxes(ridge * (theta - centre), 1, 2)
-        change = np.swapaxes(solve((gram + np.diag(ridge))[:, None], np.swapaxes(cross - pull, 1, 2)), 1, 2)
-        new = theta + np.swapaxes(change, 1, 2)
+        theta, weight = self._theta(), stats["gram"][:, 0, 0]
+        gram, cross, scatter = self._with_prior(theta, stats)
+        change = np.swapaxes(solve(gram[:, None], np.swapaxes(cross, 1, 2)), 1, 2)
         mixed = np.swapaxes(change, 1, 2) @ cross
         rest = scatter - mixed - np.swapaxes(mixed, 1, 2) + np.swapaxes(change, 1, 2) @ gram @ change
-        rest += np.einsum("f,kdf,kef->kde", ridge, new - centre, new - centre)
         alive = weight >= DEAD
         pseudo, guess = self._pseudo(theta.shape[1])
         if self.covariance == "tied":
@@ -218,7 +226,7 @@ class NormalEmission(Emission):
         matrices = cov.lift((matrices + np.swapaxes(matrices, 1, 2)) / 2, floor)
         old = self.covariances_.reshape(-1, *matrices.shape[1:])
         matrices = np.where(alive_rows[:, None, None], matrices, old)
-        return weight, self._arrays(new, matrices.reshape(self.covariances_.shape))
+        return weight, self._arrays(theta + np.swapaxes(change, 1, 2), matrices.reshape(self.covariances_.shape))
 
     def _data_variance(self, stats):
         """Return the variance (D,) of each observed output."""
@@ -295,10 +303,10 @@ def solve(gram, cross):
     The matrices are scaled to unit diagonal first, so that the units of the inputs do not matter.
     """
     diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
+    if gram.shape[-1] == 1:
+        return np.divide(cross, diagonal, out=np.zeros_like(cross), where=diagonal > 0)
     # Not sqrt(1 / diagonal), which overflows where the posteriors of a nearly dead state are subnormal.
     unit = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
-    if gram.shape[-1] == 1:
-        return cross * unit * unit
     values, vectors = np.linalg.eigh(gram * unit[..., :, None] * unit[..., None, :])
     keep = values > 1e-13 * values[..., -1:]
     inverse = np.where(keep, 1.0 / np.where(keep, values, 1.0), 0.0)
