@@ -17,11 +17,10 @@ from unittest import mock
 import numpy as np
 
 import hiermm
-from hiermm import HMM, IOHMM, MultiscaleHMM, chains, expectation
+from hiermm import HMM, IOHMM, MultiscaleHMM, chains, expectation, markov_base
 from hiermm.chains import Chain
 from hiermm.expectation import Expectation
 from hiermm.rows import SoftmaxRows
-from hiermm.sequences import Sequences
 
 
 class Stopwatch:
@@ -53,7 +52,7 @@ def parts(model):
     kind = type(hiermm.emissions.make(model.emission))
     wanted = [
         (type(model), "_read", "validation"),
-        (Sequences, "n_observed", "validation"),
+        (markov_base, "check_ranges", "validation"),
         (kind, "check", "validation"),
         (type(model), "_start", "initialisation"),
         (Chain, "compile", "transition rows"),

@@ -7,7 +7,6 @@ data alone, and their statistics are summed in a fixed order, so the result does
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -277,17 +276,12 @@ class Expectation:
 
     def __init__(self, sequences, n_jobs=None):
         self.sequences = sequences
-        self.n_observed = max(sequences.n_observed(), 1)
+        self.n_observed = max(sequences.n_observed, 1)
         self._workers = effective_n_jobs(n_jobs)
         self._pool = ThreadPoolExecutor(self._workers - 1) if self._workers > 1 else None
         self._compiled_threads = HAS_THREADS and not _forked
         self._plans = {}
         self._kept = {}
-
-    @cached_property
-    def input_range(self):
-        """Smallest and largest value of each input, two arrays of shape (P,)."""
-        return self.sequences.inputs.min(axis=0), self.sequences.inputs.max(axis=0)
 
     def __enter__(self):
         return self
@@ -368,7 +362,7 @@ class Expectation:
         `parameters` and `moves` as for `objective`. True: no line search is needed; False: not known.
         """
         chain = parameters.chain
-        if chain.surely_rises(goal, *self.input_range):
+        if chain.surely_rises(goal, *self.sequences.input_range):
             return True
         if not all(self._kept.values()):  # then posteriors would have to be computed again
             return False

@@ -69,7 +69,7 @@ class MarkovModel(FittedMarkov):
             self._refuse_another_shape(emission)
         known = self.emission_ if go_on else emission
         sequences = self._read(X, y, lengths, known, reset=not go_on)
-        if not sequences.n_observed():
+        if not sequences.n_observed:
             raise ValueError("nothing to learn from: every output is missing.")
         self._check_outputs(sequences, known)
         check_ranges(sequences)

@@ -293,7 +293,7 @@ class FittedMarkov(BaseEstimator):
 
 def _n_observed(name, sequences):
     """Return the number of observed steps, which `name` needs."""
-    n = sequences.n_observed()
+    n = sequences.n_observed
     if n == 0:
         raise ValueError(f"{name} needs an observed output: every output is missing.")
     return n

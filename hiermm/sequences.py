@@ -53,8 +53,9 @@ class Sequences:
         """Offsets of the moves from step to step, one fewer in each sequence than steps, shape (n_sequences + 1,)."""
         return np.concatenate([[0], np.cumsum(self.lengths - 1)])
 
+    @cached_property
     def n_observed(self):
-        """Return the number of steps at which at least one output is observed."""
+        """Number of steps at which at least one output is observed."""
         missing = 0
         for lo in range(0, self.n_steps, BLOCK):
             unseen = np.isnan(self.outputs[lo : lo + BLOCK])
@@ -76,6 +77,11 @@ class Sequences:
                 return None
             largest = max(largest, int(part.max(initial=-1)))
         return largest + 1 if largest >= 0 else None
+
+    @cached_property
+    def input_range(self):
+        """Smallest and largest value of each input, two arrays of shape (P,)."""
+        return column_ranges(self.inputs)
 
     def locate(self, row):
         """Return (sequence, step) of a packed row."""
@@ -189,12 +195,9 @@ def check_ranges(sequences):
     Warns of inputs that hardly vary beside their size: sums of their products lose the digits in which they vary.
     """
     for name, array in [("input", sequences.inputs), ("output", sequences.outputs)]:
-        low, high = np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
-        for lo in range(0, len(array), BLOCK):
-            for j, column in enumerate(array[lo : lo + BLOCK].T):  # one by one: reducing short rows is slow
-                column = np.ascontiguousarray(column)
-                low[j] = np.fmin(low[j], np.fmin.reduce(column))
-                high[j] = np.fmax(high[j], np.fmax.reduce(column))
+        if name == "output" and _ordinary(array):
+            continue
+        low, high = sequences.input_range if name == "input" else column_ranges(array)
         largest = np.maximum(high, -low)
         for j in np.flatnonzero((largest > LARGEST) | ((largest > 0) & (largest < 1 / LARGEST))):
             row = int(np.argmax(np.abs(array[:, j]) == largest[j]))
@@ -211,6 +214,23 @@ def check_ranges(sequences):
                     UserWarning,
                     stacklevel=4,
                 )
+
+
+def _ordinary(array):
+    """Whether no value is too large, and the first rows alone show that no column is too small, as is the rule."""
+    largest = max(np.fmax.reduce(array, axis=None), -np.fmin.reduce(array, axis=None))
+    return largest <= LARGEST and (np.fmax.reduce(np.abs(array[:9])) >= 1 / LARGEST).all()
+
+
+def column_ranges(array):
+    """Return the smallest and the largest value of each column of `array` (n, P), NaN aside: two arrays (P,)."""
+    low, high = np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
+    for lo in range(0, len(array), BLOCK):
+        for j, column in enumerate(array[lo : lo + BLOCK].T):  # one by one: reducing short rows is slow
+            column = np.ascontiguousarray(column)
+            low[j] = np.fmin(low[j], np.fmin.reduce(column))
+            high[j] = np.fmax(high[j], np.fmax.reduce(column))
+    return low, high
 
 
 def pack_outputs(y, offsets, several):

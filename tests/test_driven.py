@@ -245,7 +245,7 @@ def test_a_step_called_sure_does_rise():
                 sure = expectation.surely_rises(parameters, goal.chain, moves)
                 start = expectation.objective(parameters, parameters, moves)
                 assert not sure or (expectation.objective(parameters, goal, moves) >= start).all()
-                if not parameters.chain.surely_rises(goal.chain, *expectation.input_range):
+                if not parameters.chain.surely_rises(goal.chain, *expectation.sequences.input_range):
                     said[sure] += 1
                 parameters = em.maximise(expectation, parameters, moves, sums)
     assert said[True] > 5 and said[False] > 5

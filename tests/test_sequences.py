@@ -57,7 +57,7 @@ def test_y_in_every_form():
     u = [np.zeros((3, 1)), np.zeros((1, 1))]
     per_step = inputs_outputs(u, [[1.0, 2.0, np.nan], [4.0]])
     np.testing.assert_array_equal(per_step.outputs[:, 0], [1, 2, np.nan, 4])
-    assert per_step.n_observed() == 3
+    assert per_step.n_observed == 3
     at_the_end = inputs_outputs(u, [5, 6.5])
     np.testing.assert_array_equal(at_the_end.outputs[:, 0], [np.nan, np.nan, 5, 6.5])
     stack = np.zeros((2, 3, 1))
@@ -222,7 +222,7 @@ def test_unknown_labels_are_named():
 
 def test_sequences_know_their_size():
     data = Sequences(np.zeros((5, 0)), np.array([[1.0], [np.nan], [2.0], [np.nan], [np.nan]]), np.array([0, 2, 5]))
-    assert (len(data), data.n_steps, data.n_observed()) == (2, 5, 2)
+    assert (len(data), data.n_steps, data.n_observed) == (2, 5, 2)
 
 
 def test_known_classes_in_any_order():

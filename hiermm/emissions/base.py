@@ -1,7 +1,7 @@
 """What every emission shares: the protocol, checks of parameters, dead states and data-driven starts."""
 
-import copy
 import warnings
+from functools import cache
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -69,6 +69,12 @@ class Emission(BaseEstimator):
 
     # -- construction ------------------------------------------------------------------------------------------------
 
+    @classmethod
+    @cache
+    def _get_param_names(cls):
+        """Names of the options, which scikit-learn would read from the signature at every question, several a fit."""
+        return super()._get_param_names()
+
     def _fitted(self, **arrays):
         """Return a copy of this emission that holds `arrays` (copied, float64, read-only) as its parameters."""
         new = object.__new__(type(self))
@@ -134,7 +140,8 @@ class Emission(BaseEstimator):
                     f"warm_start goes on from a {type(self).__name__} emission fitted with {name}={value!r}, but "
                     f"{name} is now {getattr(self, name)!r}. Its parameters have another shape: fit anew."
                 )
-        new = copy.copy(fitted).set_params(**self.get_params(deep=False))
+        new = self._fitted(**{name: getattr(fitted, name) for name in fitted._parameters})
+        new._dead = getattr(fitted, "_dead", None)
         if not np.isfinite(new.log_prior()):
             raise ValueError(
                 f"warm_start goes on from parameters that are impossible under the prior of {self!r} (a probability "

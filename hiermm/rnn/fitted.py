@@ -82,9 +82,9 @@ class FittedNetwork(BaseEstimator):
         """Return the mean log-likelihood per observed step, in nats (ValueError if no step is observed)."""
         check_is_fitted(self, "recurrent_")
         sequences = self._read(X, y, lengths, reset=False)
-        if not sequences.n_observed():
+        if not sequences.n_observed:
             raise ValueError("score needs an observed output: every output is missing.")
-        return float(self._log_likelihoods(sequences).sum()) / sequences.n_observed()
+        return float(self._log_likelihoods(sequences).sum()) / sequences.n_observed
 
     def _outputs(self, X, lengths):
         network, theta = self._fitted()

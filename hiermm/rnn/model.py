@@ -296,7 +296,7 @@ class MultiscaleRNN(FittedNetwork):
         if go_on:
             self._refuse_another_shape()
         sequences = self._read(X, y, lengths, reset=not go_on)
-        if not sequences.n_observed():
+        if not sequences.n_observed:
             raise ValueError("nothing to learn from: every output is missing.")
         unseen = np.isnan(sequences.outputs).all(axis=0)
         if unseen.any():
@@ -377,7 +377,7 @@ class MultiscaleRNN(FittedNetwork):
 
     def _reporter(self, network, fitted, bar):
         """Return the function that `train` calls after every epoch."""
-        n_steps = fitted.n_observed()
+        n_steps = fitted.n_observed
 
         def report(training, theta):
             loss = float(training.losses[-1].sum()) / n_steps
@@ -414,7 +414,7 @@ class MultiscaleRNN(FittedNetwork):
         self._keep_parameters(network, theta)
         width = 1 if self.output_ == "classification" else network.n_outputs
         losses = np.array(training.losses).reshape(len(training.losses), width)
-        n_steps = fitted.n_observed()
+        n_steps = fitted.n_observed
         if self.output_ == "classification":
             history = -losses[:, 0] / n_steps
         else:
@@ -424,7 +424,7 @@ class MultiscaleRNN(FittedNetwork):
             squares = Runner(network, sequences).loss(self._theta(network), np.arange(len(sequences))).sum(axis=0)
             entries = (~np.isnan(sequences.outputs)).sum(axis=0)
             self.noise_variance_ = self._scaling.noise_variance(squares, entries)
-        score = float(self._log_likelihoods(sequences).sum()) / sequences.n_observed()
+        score = float(self._log_likelihoods(sequences).sum()) / sequences.n_observed
         self.history_ = [*history.tolist(), score]
         self.validation_history_ = [-loss for loss in training.held_out]
         self.n_iter_, self.n_updates_, self.converged_ = training.epochs, training.updates, training.converged
