@@ -54,8 +54,15 @@ class Sequences:
         return np.concatenate([[0], np.cumsum(self.lengths - 1)])
 
     @cached_property
+    def square(self):
+        """Sum of the squares of all outputs: finite only if none is missing or infinite, and the quickest way to know."""
+        return float(np.vdot(self.outputs, self.outputs))
+
+    @cached_property
     def n_observed(self):
         """Number of steps at which at least one output is observed."""
+        if np.isfinite(self.square):
+            return self.n_steps
         missing = 0
         for lo in range(0, self.n_steps, BLOCK):
             unseen = np.isnan(self.outputs[lo : lo + BLOCK])
@@ -125,7 +132,10 @@ def observations(X, lengths=None, labels=False):
         For an empty sequence, lengths that do not sum to T, or an infinite value, naming sequence and step.
     """
     packed, offsets, form = _pack(X, lengths, missing=True, labels=labels)
-    return Sequences(np.empty((len(packed), 0)), packed, offsets, form)
+    sequences = Sequences(np.empty((len(packed), 0)), packed, offsets, form)
+    if not labels:
+        _refuse_infinite(sequences, "X contains infinity: an infinite value")
+    return sequences
 
 
 def inputs_outputs(X, y=None, lengths=None, labels=False):
@@ -159,10 +169,11 @@ def inputs_outputs(X, y=None, lengths=None, labels=False):
     outputs = pack_outputs(y, offsets, form != "array")
     if outputs.dtype.kind == "c":
         raise ValueError("Complex data not supported: y is complex.")
-    if not labels:
-        outputs = _numbers(outputs, "y")
-        _refuse(outputs, offsets, np.isinf, "y is infinite")
-    return Sequences(packed, outputs, offsets, form)
+    if labels:
+        return Sequences(packed, outputs, offsets, form)
+    sequences = Sequences(packed, _numbers(outputs, "y"), offsets, form)
+    _refuse_infinite(sequences, "y is infinite")
+    return sequences
 
 
 def _plain(data, name):
@@ -195,8 +206,8 @@ def check_ranges(sequences):
     Warns of inputs that hardly vary beside their size: sums of their products lose the digits in which they vary.
     """
     for name, array in [("input", sequences.inputs), ("output", sequences.outputs)]:
-        if name == "output" and _ordinary(array):
-            continue
+        if name == "output" and sequences.square <= LARGEST**2 and np.abs(array[:9]).max(axis=0).min() >= 1 / LARGEST:
+            continue  # as nearly always: no value is too large, and the first rows show that no column is too small
         low, high = sequences.input_range if name == "input" else column_ranges(array)
         largest = np.maximum(high, -low)
         for j in np.flatnonzero((largest > LARGEST) | ((largest > 0) & (largest < 1 / LARGEST))):
@@ -214,12 +225,6 @@ def check_ranges(sequences):
                     UserWarning,
                     stacklevel=4,
                 )
-
-
-def _ordinary(array):
-    """Whether no value is too large, and the first rows alone show that no column is too small, as is the rule."""
-    largest = max(np.fmax.reduce(array, axis=None), -np.fmin.reduce(array, axis=None))
-    return largest <= LARGEST and (np.fmax.reduce(np.abs(array[:9])) >= 1 / LARGEST).all()
 
 
 def column_ranges(array):
@@ -314,9 +319,8 @@ def _pack(X, lengths, missing, labels=False):
             )
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         packed = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if not labels:
-        _refuse(packed, offsets, np.isinf, "X contains infinity: an infinite value")
     if not missing:
+        _refuse(packed, offsets, np.isinf, "X contains infinity: an infinite value")
         _refuse(packed, offsets, np.isnan, "X contains NaN: a missing input")
     return packed, offsets, form
 
@@ -365,6 +369,12 @@ def _offsets(lengths, n_steps):
     if lengths.sum() != n_steps:
         raise ValueError(f"lengths sum to {lengths.sum()} but X has {n_steps} steps.")
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _refuse_infinite(sequences, what):
+    """Raise ValueError naming the first infinite output, if there is one."""
+    if not np.isfinite(sequences.square):
+        _refuse(sequences.outputs, sequences.offsets, np.isinf, what)
 
 
 def _refuse(array, offsets, test, what):

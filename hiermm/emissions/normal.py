@@ -150,8 +150,8 @@ class NormalEmission(Emission):
         that one they keep every bit. Arguments and errors as in `Emission`.
         """
         new = super().going_on_from(fitted, outputs)
-        largest = max(np.fmax.reduce(outputs, axis=None), -np.fmin.reduce(outputs, axis=None), 1.0)
-        if new._matrices is None and new.covariances_.min() >= new.min_variance * largest**2:  # no variance is larger
+        most = max(float(np.vdot(outputs, outputs)) / len(outputs), 1.0)  # no variance is larger; NaN if some are missing
+        if new._matrices is None and new.covariances_.min() >= new.min_variance * most:
             return new._floored(None)
         centre = new._intercept.mean(axis=0)
         floor = (1 - 1e-12) * new.min_variance * moment_variance(*data_sums(outputs, centre), centre)
