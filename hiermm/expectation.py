@@ -16,7 +16,9 @@ from hiermm.inference import HAS_THREADS, filter, smooth, smooth_normal, smooth_
 from hiermm.pieces import ROOM, LostState, bounds_of, plan, settled
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
-PIECE_NUMBERS = 1 << 17  # steps x states in one piece, when memory allows more: small enough for caches and threads
+PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
+FUSED_NUMBERS = 1 << 15  # the same for a kernel that does all of a piece; a thread that wakes up late finds some left
+TOGETHER = 8  # of these pieces are done in one call where the kernel has no threads of its own
 TINY = 1e-290
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
 
@@ -92,7 +94,8 @@ class Parameters:
     def steps_at_once(self):
         """Return how many steps a piece should have, and the scratch holds: alone, and in a group side by side."""
         limit = max(SCRATCH_BYTES // self.bytes_per_step(), 2)
-        return PIECE_NUMBERS // self._columns, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
+        numbers = FUSED_NUMBERS if self.fused else PIECE_NUMBERS
+        return numbers // self._columns, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
 
     @property
     def fused(self):
@@ -296,16 +299,19 @@ class Expectation:
             self._plans[limits] = plan(self.sequences.offsets, *limits)
         return self._plans[limits]
 
-    def _map(self, function, parameters):
-        """Return the values of `function` for all pieces, which this thread and those of the pool take in turn."""
-        pieces = self._pieces(parameters)
-        values, todo = [None] * len(pieces), iter(range(len(pieces)))
+    def _visit(self, function, parameters):
+        """Return the values of `function` for all pieces."""
+        return self._map(lambda piece: settled(function, piece), self._pieces(parameters))
+
+    def _map(self, function, items):
+        """Return the values of `function` for all items, which this thread and those of the pool take in turn."""
+        values, todo = [None] * len(items), iter(range(len(items)))
 
         def work():
             for number in todo:
-                values[number] = settled(function, pieces[number])
+                values[number] = function(items[number])
 
-        helpers = [self._pool.submit(work) for _ in range(min(self._workers, len(pieces)) - 1)]
+        helpers = [self._pool.submit(work) for _ in range(min(self._workers, len(items)) - 1)]
         try:
             work()
         finally:
@@ -344,11 +350,14 @@ class Expectation:
             return loglik, moves, outputs
 
         pieces = self._pieces(parameters)
-        if fused and self._compiled_threads and all(len(piece.blocks) == 1 for piece in pieces):
+        if not fused or any(len(piece.blocks) > 1 for piece in pieces):
+            parts = self._visit(visit, parameters)
+        elif self._compiled_threads:
             threads = min(self._workers, len(pieces))
             parts = [fused_statistics(parameters, self.sequences, bounds_of(pieces), threads)]
         else:
-            parts = self._map(visit, parameters)
+            some = [bounds_of(pieces[k : k + TOGETHER]) for k in range(0, len(pieces), TOGETHER)]
+            parts = self._map(lambda bounds: fused_statistics(parameters, self.sequences, bounds), some)
         loglik, moves, outputs = 0.0, {}, {}
         for part in parts:
             loglik += part[0]
@@ -370,7 +379,7 @@ class Expectation:
         def visit(piece):
             return sum(chain.ranges(goal, block.inputs, block.leaving) for block in self._kept[piece.lo])
 
-        most = chain.divergence_bound(goal, moves, sum(self._map(visit, parameters)))
+        most = chain.divergence_bound(goal, moves, sum(self._visit(visit, parameters)))
         return bool((chain.slope(goal, moves) - most + goal.penalty() - chain.penalty() >= 0).all())
 
     def objective(self, parameters, candidate, moves):
@@ -397,7 +406,7 @@ class Expectation:
         if moved:
             value[:-1] += parameters.chain.slope(chain, moves)
         if moved or emission.iterative:
-            value += sum(self._map(visit, parameters))
+            value += sum(self._visit(visit, parameters))
         return value
 
 
