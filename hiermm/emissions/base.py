@@ -370,32 +370,40 @@ def cluster(features, n_clusters, rng, n_iter=10):
     ----------
     Arthur & Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
     """
-    centres = features[seeds(features, n_clusters, rng)]
-    square = np.square(features).sum(axis=1)
+    columns = np.ascontiguousarray(features.T)
+    centres = features[seeds(columns, n_clusters, rng)]
+    ones = np.concatenate([features, np.ones((len(features), 1))], axis=1)
     for _ in range(n_iter):
-        distance = square[:, None] - 2 * features @ centres.T + np.square(centres).sum(axis=1)
-        labels = distance.argmin(axis=1)
+        # The nearest centre c has the largest c'x - c'c / 2.
+        near = ones @ np.concatenate([centres, -0.5 * np.square(centres).sum(axis=1, keepdims=True)], axis=1).T
+        labels = near.argmax(axis=1)
         counts = np.bincount(labels, minlength=n_clusters)
-        sums = np.zeros_like(centres)
-        np.add.at(sums, labels, features)
+        sums = np.stack([np.bincount(labels, column, n_clusters) for column in columns], axis=1)
         filled = counts > 0
         centres[filled] = sums[filled] / counts[filled, None]
     return labels
 
 
-def seeds(features, n_clusters, rng):
-    """Return rows to start clusters from: each the best of a few drawn in proportion to the squared distance left."""
-    n = len(features)
-    rows = [int(rng.integers(n))]
-    nearest = np.square(features - features[rows[0]]).sum(axis=1)
+def seeds(columns, n_clusters, rng):
+    """Return points, numbers of columns (F, n), to start clusters from.
+
+    Each is the best of a few drawn in proportion to the squared distance left.
+    """
+    n = columns.shape[1]
+    points = [int(rng.integers(n))]
+    nearest = _square_distances(columns, points[0])
     for _ in range(1, n_clusters):
         total = nearest.sum()
         draws = rng.choice(n, size=2 + int(np.log(n_clusters)), p=nearest / total if total > 0 else None)
-        after = [np.minimum(nearest, np.square(features - features[row]).sum(axis=1)) for row in draws]
+        after = [np.minimum(nearest, _square_distances(columns, point)) for point in draws]
         best = int(np.argmin([left.sum() for left in after]))
-        rows.append(int(draws[best]))
+        points.append(int(draws[best]))
         nearest = after[best]
-    return rows
+    return points
+
+
+def _square_distances(columns, point):
+    return np.square(columns - columns[:, point, None]).sum(axis=0)
 
 
 def soft_assignments(labels, n_states, softness=0.1):
