@@ -13,6 +13,8 @@ transition matrix, a state of an emission). What makes a point safe:
 - Groups without counts keep their parameters.
 """
 
+from functools import cache
+
 import numpy as np
 
 DAMPING = 1e-12
@@ -61,7 +63,8 @@ def damped_solve(hessian, gradient, diagonal=None):
     with np.errstate(over="ignore", invalid="ignore"):
         unit = hessian / scale / np.swapaxes(scale, -1, -2) + DAMPING * np.eye(d)
         x = np.linalg.solve(unit, gradient / scale) / scale
-    return np.where(np.isfinite(x).all(axis=(-2, -1), keepdims=True), x, 0.0)
+    finite = np.isfinite(x)
+    return x if finite.all() else np.where(finite.all(axis=(-2, -1), keepdims=True), x, 0.0)
 
 
 def shorten(step, moments, axis):
@@ -141,8 +144,8 @@ def divergence_bound(curvature, everywhere, far):
 def centred(values, free):
     """Shift `values` (G, M, ...) so that they sum to zero over the `free` (G, M) destinations; others stay."""
     mask = free.reshape(free.shape + (1,) * (values.ndim - 2))
-    total = np.where(mask, values, 0.0).sum(axis=1, keepdims=True)
-    return np.where(mask, values - total / np.maximum(mask.sum(axis=1, keepdims=True), 1), values)
+    mean = np.add.reduce(values, axis=1, keepdims=True, where=mask) / np.maximum(mask.sum(axis=1, keepdims=True), 1)
+    return np.subtract(values, mean, out=values.copy(), where=mask)
 
 
 def softmax_point(coef, intercept, free, stats, alpha):
@@ -168,23 +171,19 @@ def softmax_point(coef, intercept, free, stats, alpha):
         New parameters; they sum to zero over the free destinations of each group that has counts.
     """
     theta = centred(np.concatenate([intercept[..., None], coef], axis=-1), free)
-    gradient = stats["gradient"] - alpha * _slopes_only(theta)
-    n_free = np.where(stats["weight"] > 0, free.sum(axis=1), 0)
-    for m in np.unique(n_free[n_free > 1]):
+    gradient = stats["gradient"].copy()
+    gradient[..., 1:] -= alpha * theta[..., 1:]
+    n_free = free.sum(axis=1) * (stats["weight"] > 0)
+    for m in set(n_free.tolist()) - {0, 1}:
         groups = np.flatnonzero(n_free == m)
-        destinations = _reference_last(free[groups], stats["hessian"][groups], int(m))
+        destinations = _reference_last(free[groups], stats["hessian"][groups], m)
         step = _differences_step(gradient, stats["hessian"], groups, destinations, alpha)
         step = shorten(step, stats["moments"], axis=1)
         theta[groups[:, None], destinations] += step
     untouched = n_free < 2
-    theta[untouched, :, 0], theta[untouched, :, 1:] = intercept[untouched], coef[untouched]
+    if untouched.any():
+        theta[untouched, :, 0], theta[untouched, :, 1:] = intercept[untouched], coef[untouched]
     return theta[..., 1:], theta[..., 0]
-
-
-def _slopes_only(theta):
-    slopes = theta.copy()
-    slopes[..., 0] = 0.0
-    return slopes
 
 
 def _reference_last(free, hessian, m):
@@ -207,13 +206,19 @@ def _differences_step(gradient, hessian, groups, destinations, alpha):
     some = destinations[:, :-1]
     blocks = hessian.reshape(len(hessian), M, n_features, M, n_features)
     blocks = blocks[groups[:, None, None], some[:, :, None], :, some[:, None, :], :].swapaxes(2, 3)
-    penalty = alpha * np.einsum("jk,ab->jakb", np.eye(m - 1) - 1.0 / m, np.diag([0.0] + [1.0] * (n_features - 1)))
     size = (m - 1) * n_features
     right = gradient[groups[:, None], some].reshape(-1, size, 1)
-    solved = damped_solve((blocks + penalty).reshape(-1, size, size), right)
+    solved = damped_solve((blocks + alpha * _slopes_in_differences(m, n_features)).reshape(-1, size, size), right)
     step = np.zeros((len(groups), m, n_features))
     step[:, :-1] = solved.reshape(-1, m - 1, n_features)
-    return step - step.mean(axis=1, keepdims=True)
+    return step - step.sum(axis=1, keepdims=True) / m
+
+
+@cache
+def _slopes_in_differences(m, n_features):
+    """Curvature of half the squared slopes of m destinations, which sum to zero, in differences to the last one."""
+    slopes = np.diag([0.0] + [1.0] * (n_features - 1))
+    return np.einsum("jk,ab->jakb", np.eye(m - 1) - 1.0 / m, slopes)
 
 
 def shared_softmax_point(slopes, intercept, free, stats, alpha):

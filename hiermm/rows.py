@@ -247,11 +247,18 @@ class SoftmaxRows:
         return replace(self, coef=coef.reshape(self.coef.shape), intercept=intercept.reshape(self.intercept.shape))
 
     def _change(self, other):
-        """Return intercepts (R*K, K) and slopes (R*K, K, P) of `other` minus these; 0 for transitions not free."""
-        free = self._grouped(self.free)
-        intercept = np.zeros(free.shape)
-        np.subtract(self._grouped(other.intercept), self._grouped(self.intercept), out=intercept, where=free)
-        return intercept, np.where(free[..., None], self._grouped(other.coef) - self._grouped(self.coef), 0.0)
+        """Return intercepts (R*K, K) and slopes (R*K, K, P) of `other` minus these; 0 for transitions not free.
+
+        The last answer is kept: a step of EM is judged by several questions about the same `other`.
+        """
+        asked, change = self.__dict__.get("_asked", (None, None))
+        if asked is not other:
+            free = self._grouped(self.free)
+            intercept = np.zeros(free.shape)
+            np.subtract(self._grouped(other.intercept), self._grouped(self.intercept), out=intercept, where=free)
+            change = intercept, (self._grouped(other.coef) - self._grouped(self.coef)) * free[..., None]
+            self.__dict__["_asked"] = other, change
+        return change
 
     def slope(self, other, stats):
         """Return the gradient in `statistics`, without the penalty's, times the way to `other`."""
