@@ -114,7 +114,7 @@ def model_of(work, **options):
 def iteration(expectation, parameters):
     """One E-step and one M-step: (log-likelihood, new parameters)."""
     loglik, *statistics = expectation.statistics(parameters)
-    return loglik, em.maximise(expectation, parameters, *statistics)
+    return loglik, em.maximise(parameters, *statistics)
 
 
 def compare(work, expectation, parameters):

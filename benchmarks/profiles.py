@@ -17,9 +17,8 @@ from unittest import mock
 import numpy as np
 
 import hiermm
-from hiermm import HMM, IOHMM, MultiscaleHMM, chains, expectation, markov_base
+from hiermm import HMM, IOHMM, MultiscaleHMM, chains, em, expectation, markov_base
 from hiermm.chains import Chain
-from hiermm.expectation import Expectation
 from hiermm.rows import SoftmaxRows
 
 
@@ -65,8 +64,7 @@ def parts(model):
         (kind, "statistics", "statistics of the emission"),
         (Chain, "maximise", "M-step"),
         (kind, "maximise", "M-step"),
-        (Chain, "surely_rises", "line search"),
-        (Expectation, "objective", "line search"),
+        (em, "shortened", "line search"),
     ]
     return [(home(owner, attribute), attribute, name) for owner, attribute, name in wanted]
 

@@ -145,7 +145,7 @@ class Chain:
         one = np.ones(1, dtype=np.int64)
         return Transitions(self.joint_initial, self.matrix.reshape(1, -1), None, one * self.n_states, 0, one, self.emit)
 
-    def smooth(self, inputs, ll, offsets, room=None, **block):
+    def smooth(self, inputs, ll, offsets, room=None, leaving=False, **block):
         """Smooth packed sequences and add up what the M-step needs to know of the moves.
 
         Parameters
@@ -155,6 +155,8 @@ class Chain:
             As for `hiermm.inference.smooth`, of the emission's rows; `ll` may be overwritten.
         room : Room, optional
             Where compiled rows may lie.
+        leaving : bool
+            Softmax rows: whether `leaving` is wanted.
         **block
             Other arguments of `hiermm.inference.smooth`, for a block of one sequence.
 
@@ -168,13 +170,13 @@ class Chain:
             Softmax rows: expected number of moves into each step, from each state of a level to its free destinations.
         """
         if self._side_by_side and len(offsets) > 2:
-            return self._smooth_lanes(inputs, ll, offsets)
+            return self._smooth_lanes(inputs, ll, offsets, leaving)
         transitions = self.quickest(inputs, room)
         counts = "steps" if self.driven else "sum"
         r = smooth(transitions, ll, offsets, counts=counts, merge=True, **block)
         first = r.first if block.get("alpha_in") is None else r.first[:0]
-        leaving = np.empty((len(inputs), self.structure.groups[-1])) if self.driven else None
-        return r._replace(xi=None), self.statistics(inputs, first, r.xi, transitions.rows, leaving), leaving
+        left = np.empty((len(inputs), self.structure.groups[-1])) if leaving else None
+        return r._replace(xi=None), self.statistics(inputs, first, r.xi, transitions.rows, left), left
 
     def statistics(self, inputs, first, xi, rows, leaving=None):
         """Return expected counts as a dict of arrays that add.
@@ -188,7 +190,7 @@ class Chain:
             Expected transitions; (1, N^2) of the joint state where there is a `matrix`.
         rows : ndarray of shape (L or n, total)
             The compiled rows.
-        leaving : ndarray of shape (n, sum_s R_s K_s)
+        leaving : ndarray of shape (n, sum_s R_s K_s), optional
             Softmax rows: is set to what `smooth` returns by this name.
         """
         if self.matrix is not None:
@@ -197,8 +199,8 @@ class Chain:
         for s, level in enumerate(self.rows):
             known = {}
             if self.driven:
-                mine = leaving[:, self.structure.groups[s] : self.structure.groups[s + 1]]
-                known = {"probs": self.level(rows, s), "leaving": mine}
+                mine = slice(self.structure.groups[s], self.structure.groups[s + 1])
+                known = {"probs": self.level(rows, s), "leaving": None if leaving is None else leaving[:, mine]}
             for name, value in level.statistics(inputs, self.level(xi, s), **known).items():
                 stats[f"{s}.{name}"] = value
         return stats
@@ -215,18 +217,21 @@ class Chain:
         """Whether one kernel can smooth many sequences and add up their moves without writing them out."""
         return self.flat and self.driven and 2 <= self.n_states <= MOST_STATES
 
-    def _smooth_lanes(self, inputs, ll, offsets):
+    def _smooth_lanes(self, inputs, ll, offsets, leaving):
         """`smooth` for many sequences; those that the lanes leave out come one by one."""
-        loglik, status, stats, leaving = self.rows[0].smooth(inputs, ll, offsets, self.joint_initial)
+        left = np.empty_like(ll) if leaving else None
+        loglik, status, stats = self.rows[0].smooth(inputs, ll, offsets, self.joint_initial, left)
         stats, first = {f"0.{name}": value for name, value in stats.items()}, ll[offsets[:-1]]
         for i in np.flatnonzero(status == LEFT_OUT):
             rows = slice(offsets[i], offsets[i + 1])
-            part, more, leaving[rows] = self.smooth(inputs[rows], ll[rows], offsets[i : i + 2] - offsets[i])
+            part, more, apart = self.smooth(inputs[rows], ll[rows], offsets[i : i + 2] - offsets[i], None, leaving)
+            if leaving:
+                left[rows] = apart
             loglik[i], status[i], first[i] = part.log_likelihood[0], part.status[0], part.first[0]
             for name in stats:
                 stats[name] += more[name]
         stats["first"] = first.sum(axis=0)
-        return Smoothed(ll, loglik, status, None, first, None), stats, leaving
+        return Smoothed(ll, loglik, status, None, first, None), stats, left
 
     def maximise(self, stats):
         """Return the chain that maximises the expected counts (for softmax rows: the Newton point)."""
@@ -266,15 +271,6 @@ class Chain:
         Softmax rows only. The expected log-probability of the moves rises by `slope` less `divergence` on the way.
         """
         return np.array([a.divergence(b, inputs, part) for a, b, part in self._levels_of(other, leaving)])
-
-    def ranges(self, other, inputs, leaving):
-        """Return for each level what `divergence_bound` wants to know of some steps, shape (S, 2)."""
-        return np.array([a.ranges(b, inputs, part) for a, b, part in self._levels_of(other, leaving)])
-
-    def divergence_bound(self, other, stats, ranges):
-        """Return for each level an upper bound of `divergence`, given the sum of `ranges` over all steps."""
-        levels = enumerate(zip(self.rows, other.rows, ranges))
-        return np.array([a.divergence_bound(b, self._of_level(stats, s), part) for s, (a, b, part) in levels])
 
     def _levels_of(self, other, leaving):
         return zip(self.rows, other.rows, np.split(leaving, self.structure.groups[1:-1], axis=1))

@@ -1,4 +1,8 @@
-"""Expectation-maximisation for any chain with any emission; knows no model by name."""
+"""Expectation-maximisation for any chain with any emission; knows no model by name.
+
+Where a part of the M-step has no closed form it is a Newton step. EM goes all the way and lets the next E-step, which
+is due anyway, say whether the objective has risen; only if it has not is a line searched for a point nearer by.
+"""
 
 import warnings
 from dataclasses import dataclass
@@ -6,33 +10,75 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from hiermm.expectation import Parameters
+from hiermm.expectation import ImpossibleObservation, Parameters
 
 MAX_HALVINGS = 30
 ROUNDING = 1e-12
 
 
-def maximise(expectation, parameters, moves, outputs):
-    """Return the parameters of the M-step; the expected complete log-likelihood of no part falls.
+def maximise(parameters, moves, outputs):
+    """Return the parameters of the M-step: parts in closed form at their maximum, the others at their Newton point."""
+    return Parameters(parameters.chain.maximise(moves), parameters.emission.maximise(outputs))
 
-    Parts in closed form go to their maximum. The others go to their Newton point, or to the first of the points half,
-    a quarter, ... of the way at which their objective does not fall; where a bound proves that the Newton point is
-    good, as it does in most iterations, nothing is evaluated.
+
+def shortened(expectation, start, goal):
+    """Return a point on the way to the M-step's `goal` at which the expected complete log-likelihood of no part falls.
+
+    Parts in closed form are at the goal. Of the others each goes all the way, or half, a quarter, ... of it. It takes
+    an E-step at `start` and looks at the data again for each point tried.
     """
-    chain, emission = parameters.chain, parameters.emission
-    goal = Parameters(chain.maximise(moves), emission.maximise(outputs))
-    if not emission.iterative and expectation.surely_rises(parameters, goal.chain, moves):
-        return goal
-    start = expectation.objective(parameters, parameters, moves)
-    floor = start - ROUNDING * np.maximum(expectation.sequences.n_steps, np.abs(start))
-    fractions, trial = np.ones(len(start)), goal
+    _, moves, _ = expectation.statistics(start, keep=True)
+    before = expectation.objective(start, start, moves)
+    floor = before - ROUNDING * np.maximum(expectation.sequences.n_steps, np.abs(before))
+    fractions, trial = np.ones(len(before)), goal
     for _ in range(MAX_HALVINGS):
-        fell = ~(expectation.objective(parameters, trial, moves) >= floor)
+        fell = ~(expectation.objective(start, trial, moves) >= floor)
         if not fell.any():
             return trial
         fractions[fell] /= 2
-        trial = parameters.between(goal, fractions)
-    return parameters.between(goal, np.where(fell, 0.0, fractions))
+        trial = start.between(goal, fractions)
+    return start.between(goal, np.where(fell, 0.0, fractions))
+
+
+@dataclass(frozen=True)
+class Step:
+    """An E-step: parameters, log_likelihood, objective (see `run`), and the statistics of chain and emission."""
+
+    parameters: Parameters
+    log_likelihood: float
+    objective: float
+    moves: dict
+    outputs: dict
+
+
+def e_step(expectation, parameters):
+    """Return the `Step` at some parameters."""
+    loglik, moves, outputs = expectation.statistics(parameters)
+    objective = (loglik + parameters.log_prior()) / expectation.n_observed
+    return Step(parameters, loglik, objective, moves, outputs)
+
+
+def advance(expectation, before, tol):
+    """Return the `Step` after an M-step: at its goal, or nearer by if that gains less than `tol` and may be too far."""
+    goal = maximise(before.parameters, before.moves, before.outputs)
+    if not goal.iterative:
+        return e_step(expectation, goal)
+    after = None
+    try:
+        after = e_step(expectation, goal)
+        gain = after.objective - before.objective
+        if gain >= tol or (gain >= 0 and _surely_rises(expectation, before.parameters, goal)):
+            return after
+    except ImpossibleObservation:
+        pass
+    nearer = shortened(expectation, before.parameters, goal)
+    return after if after is not None and nearer is goal else e_step(expectation, nearer)
+
+
+def _surely_rises(expectation, parameters, goal):
+    """Whether it is known without a look at the data that Newton steps lower the objective of no part."""
+    chain, emission = parameters.chain, parameters.emission
+    return not emission.iterative and chain.surely_rises(goal.chain, *expectation.sequences.input_range)
 
 
 @dataclass(frozen=True)
@@ -51,7 +97,7 @@ class Fit:
 
 
 def run(expectation, start, *, max_iter, tol, progress=None):
-    """Run EM from `start`: E-step, test for convergence, then M-step.
+    """Run EM from `start`: M-step, E-step, test for convergence.
 
     The objective is the mean over observed steps of log-likelihood plus log prior.
 
@@ -72,29 +118,26 @@ def run(expectation, start, *, max_iter, tol, progress=None):
         With the last complete iteration's parameters, also when interrupted, or when the objective falls or is not
         finite (a RuntimeWarning says so).
     """
-    n, parameters = expectation.n_observed, start
-    good, history, objectives = start, [], []
+    good, history, objectives = None, [], []
     converged = False
     try:
         for iteration in range(max_iter + 1):
-            loglik, moves, outputs = expectation.statistics(parameters)
-            objective = (loglik + parameters.log_prior()) / n
-            if not _acceptable(objective, objectives):
+            step = advance(expectation, good, tol) if good else e_step(expectation, start)
+            if not _acceptable(step.objective, objectives):
                 break
-            good = parameters
-            history.append(loglik / n)
-            objectives.append(objective)
+            good = step
+            history.append(step.log_likelihood / expectation.n_observed)
+            objectives.append(step.objective)
             if progress is not None:
                 progress(history[-1])
-            converged = iteration > 0 and objective - objectives[-2] < tol
-            if converged or iteration == max_iter:
+            converged = iteration > 0 and step.objective - objectives[-2] < tol
+            if converged:
                 break
-            parameters = maximise(expectation, parameters, moves, outputs)
     except KeyboardInterrupt:
         if not history:
             raise
-        return Fit(good, history, objectives[-1], False, interrupted=True)
-    return Fit(good, history, objectives[-1], converged)
+        return Fit(good.parameters, history, objectives[-1], False, interrupted=True)
+    return Fit(good.parameters, history, objectives[-1], converged)
 
 
 def _acceptable(objective, before):

@@ -54,7 +54,7 @@ class Parameters:
 
     @property
     def iterative(self):
-        """Whether some part of the M-step is a Newton step with line search."""
+        """Whether some part of the M-step is a Newton step, which may go too far."""
         return self.chain.iterative or self.emission.iterative
 
     def between(self, goal, fractions):
@@ -147,7 +147,7 @@ def emitted(parameters, sequences, lo, hi, room=None):
     return parameters.chain.quickest(inputs, room), emission.log_likelihood(outputs, inputs, out)
 
 
-def posteriors(parameters, sequences, piece, steps=False, room=None):
+def posteriors(parameters, sequences, piece, steps=False, room=None, leaving=False):
     """Yield the `Block` of a piece, or those of a long sequence from its last to its first.
 
     A long sequence takes two sweeps: the forward one leaves checkpoints, the backward one computes alpha again from
@@ -162,6 +162,8 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
         Whether `Block.xi` is wanted, in place of statistics.
     room : Room, optional
         Where `Block.gamma` may lie, then valid until the next block is asked for, and compiled rows.
+    leaving : bool
+        Whether `Block.leaving` is wanted.
 
     Raises
     ------
@@ -177,16 +179,16 @@ def posteriors(parameters, sequences, piece, steps=False, room=None):
         ll = emission.log_likelihood(outputs, inputs, out)
         offsets = piece.offsets if len(ends) == 1 else np.array([0, hi - lo])
         where = {"start": lo - piece.lo, "alpha_in": alpha_in, "beta_in": beta, "judge": judge}
-        moves = leaving = None
+        moves = left = None
         if steps:
             r = smooth(chain.compile(inputs), ll, offsets, counts="steps", merge=True, **where)
         else:
-            r, moves, leaving = chain.smooth(inputs, ll, offsets, room, **where)
+            r, moves, left = chain.smooth(inputs, ll, offsets, room, leaving, **where)
         refuse_impossible(r.status, lo + offsets[:-1], sequences)
         beta = r.before
         if len(ends) > 1 and r.status[0] > 0:  # then what a block was handed, or has handed on, may be made of dust
             raise LostState
-        yield Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, leaving, r.xi)
+        yield Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, left, r.xi)
 
 
 def posteriors_by_symbol(parameters, sequences, piece):
@@ -322,11 +324,14 @@ class Expectation:
             helper.result()
         return values
 
-    def statistics(self, parameters):
-        """Return (log-likelihood, statistics of the chain, statistics of the emission) of all sequences."""
+    def statistics(self, parameters, keep=False):
+        """Return (log-likelihood, statistics of the chain, statistics of the emission) of all sequences.
+
+        `keep`: `objective` will be asked next, so posteriors are kept if they are small enough.
+        """
         emission = parameters.emission
         self._kept = {}
-        keep = parameters.iterative and self.sequences.n_steps * parameters.bytes_kept() <= SCRATCH_BYTES
+        keep = keep and self.sequences.n_steps * parameters.bytes_kept() <= SCRATCH_BYTES
         room = None if keep else ROOM
         by_symbol = parameters.pooled and self.sequences.n_symbols is not None
         fused = parameters.fused
@@ -334,7 +339,7 @@ class Expectation:
         def blocks(piece):
             if by_symbol and len(piece.blocks) == 1:
                 return [posteriors_by_symbol(parameters, self.sequences, piece)]
-            return posteriors(parameters, self.sequences, piece, room=room)
+            return posteriors(parameters, self.sequences, piece, room=room, leaving=keep)
 
         def visit(piece):
             if fused and len(piece.blocks) == 1:
@@ -346,7 +351,8 @@ class Expectation:
                 _add(outputs, emission.statistics(block.outputs, block.inputs, block.gamma))
                 if keep:
                     kept.append(block._replace(moves=None))
-            self._kept[piece.lo] = kept
+            if keep:
+                self._kept[piece.lo] = kept
             return loglik, moves, outputs
 
         pieces = self._pieces(parameters)
@@ -365,37 +371,20 @@ class Expectation:
             _add(outputs, part[2])
         return float(loglik), moves, outputs
 
-    def surely_rises(self, parameters, goal, moves):
-        """Whether bounds show that going all the way to the chain `goal` lowers the objective of no level.
-
-        `parameters` and `moves` as for `objective`. True: no line search is needed; False: not known.
-        """
-        chain = parameters.chain
-        if chain.surely_rises(goal, *self.sequences.input_range):
-            return True
-        if not all(self._kept.values()):  # then posteriors would have to be computed again
-            return False
-
-        def visit(piece):
-            return sum(chain.ranges(goal, block.inputs, block.leaving) for block in self._kept[piece.lo])
-
-        most = chain.divergence_bound(goal, moves, sum(self._visit(visit, parameters)))
-        return bool((chain.slope(goal, moves) - most + goal.penalty() - chain.penalty() >= 0).all())
-
     def objective(self, parameters, candidate, moves):
         """Return the expected complete log-likelihood of `candidate` under the posteriors of `parameters`.
 
         One value a level and one for the emission, shape (S + 1,), log priors included; 0 for parts in closed form.
         The levels' values are relative to those of `parameters`, which without the prior are 0.
         `parameters` are those of the last call of `statistics`, whose statistics of the chain are `moves`. Its
-        posteriors are used again if they were small enough to keep, and computed again if not.
+        posteriors are used again if they were kept, and computed again if not.
         """
         chain, emission = candidate.chain, candidate.emission
         moved = chain.iterative and chain is not parameters.chain
 
         def visit(piece):
             value = np.zeros(len(chain.rows) + 1)
-            for block in self._kept.get(piece.lo) or posteriors(parameters, self.sequences, piece):
+            for block in self._kept.get(piece.lo) or posteriors(parameters, self.sequences, piece, leaving=moved):
                 if moved:
                     value[:-1] -= parameters.chain.divergence(chain, block.inputs, block.leaving)
                 if emission.iterative:

@@ -20,7 +20,6 @@ import numpy as np
 DAMPING = 1e-12
 LONGEST_STEP = 12.0
 SURE_RANGE = 1.79
-FAR = 1.4
 
 
 def empty_sums(n_groups, n_destinations, n_features):
@@ -117,28 +116,6 @@ def surely_rises(intercept, coef, free, low, high):
     pairs = free[:, :, None] & free[:, None, :]
     ranges = np.abs(middle[:, :, None] - middle[:, None, :]) + sides
     return bool(np.max(ranges, where=pairs, initial=0.0) <= SURE_RANGE)
-
-
-def divergence_bound(curvature, everywhere, far):
-    """Return the least upper bound of a sum of divergences KL(p || p') that follows from three numbers.
-
-    Parameters
-    ----------
-    curvature : float
-        s'Hs of the change s of the parameters: the sum of the variances under p of the logits' changes.
-    everywhere, far : float
-        Sum over all steps of r^2 / 8, with r the range of the logits' changes, and over those with r > FAR.
-
-    Notes
-    -----
-    A divergence is at most r^2 / 8 (Hoeffding) and at most the variance times (e^r - r - 1) / r^2, which grows with r
-    (see `surely_rises`). The second bound serves the steps up to FAR, the first the others; or the first serves all.
-
-    References
-    ----------
-    Hoeffding, "Probability inequalities for sums of bounded random variables", JASA 58, 1963, lemma 1.
-    """
-    return min(everywhere, (np.exp(FAR) - FAR - 1.0) / FAR**2 * curvature + far)
 
 
 def centred(values, free):

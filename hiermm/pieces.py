@@ -12,7 +12,8 @@ GROUP = 16  # sequences that the kernels take side by side, so pieces hold multi
 
 
 class Piece(NamedTuple):
-    """Rows [lo, hi) of the data: whole sequences from `first` on, or one too long for the scratch (`blocks` cuts it)."""
+    """Rows [lo, hi) of the data: whole sequences, the `first` of them and those behind it, or one sequence too long for
+    the scratch (`blocks` cuts it)."""
 
     first: int
     lo: int

@@ -219,22 +219,22 @@ class SoftmaxRows:
         softmax.newton_sums(inputs, probs, counts, self._w, self._stay, leaving=leaving, **stats)
         return stats
 
-    def smooth(self, inputs, ll, offsets, initial):
+    def smooth(self, inputs, ll, offsets, initial, leaving=None):
         """Smooth packed sequences of a flat chain of at most MOST_STATES states that moves by these rows (R = 1).
 
-        Takes inputs (n, P), log-likelihoods `ll` (n, K), which become the posteriors, offsets (m + 1,) and the
-        distribution `initial` (K,) of a sequence's first state. Returns log-likelihoods (m,), status (m,), what
-        `statistics` returns, and `leaving` (n, K). Sequences of status LEFT_OUT, to be done by other means, are not in
-        the results; their rows of `ll` are as they were.
+        Takes inputs (n, P), log-likelihoods `ll` (n, K), which become the posteriors, offsets (m + 1,), the
+        distribution `initial` (K,) of a sequence's first state, and `leaving` (n, K) as for `statistics`. Returns
+        log-likelihoods (m,), status (m,) and what `statistics` returns. Sequences of status LEFT_OUT, to be done by
+        other means, are not in the results; their rows of `ll` are as they were.
         """
-        m, leaving = len(offsets) - 1, np.empty_like(ll)
+        m = len(offsets) - 1
         loglik, status = np.empty(m), np.empty(m, dtype=np.int64)
         stats = newton.empty_sums(self.n_states, self.n_states, self.n_inputs + 1)
         driven.smooth(
             inputs=inputs, ll=ll, offsets=offsets, initial=initial, coef=self.coef[0], intercept=self.intercept[0],
             w=self._w, stay=self._stay, gamma=ll, loglik=loglik, status=status, leaving=leaving, **stats,
         )  # fmt: skip
-        return loglik, status, stats, leaving
+        return loglik, status, stats
 
     def maximise(self, stats):
         """Return the Newton point of objective + penalty, given `statistics` taken at these parameters."""
@@ -247,18 +247,11 @@ class SoftmaxRows:
         return replace(self, coef=coef.reshape(self.coef.shape), intercept=intercept.reshape(self.intercept.shape))
 
     def _change(self, other):
-        """Return intercepts (R*K, K) and slopes (R*K, K, P) of `other` minus these; 0 for transitions not free.
-
-        The last answer is kept: a step of EM is judged by several questions about the same `other`.
-        """
-        asked, change = self.__dict__.get("_asked", (None, None))
-        if asked is not other:
-            free = self._grouped(self.free)
-            intercept = np.zeros(free.shape)
-            np.subtract(self._grouped(other.intercept), self._grouped(self.intercept), out=intercept, where=free)
-            change = intercept, (self._grouped(other.coef) - self._grouped(self.coef)) * free[..., None]
-            self.__dict__["_asked"] = other, change
-        return change
+        """Return intercepts (R*K, K) and slopes (R*K, K, P) of `other` minus these; 0 for transitions not free."""
+        free = self._grouped(self.free)
+        intercept = np.zeros(free.shape)
+        np.subtract(self._grouped(other.intercept), self._grouped(self.intercept), out=intercept, where=free)
+        return intercept, (self._grouped(other.coef) - self._grouped(self.coef)) * free[..., None]
 
     def slope(self, other, stats):
         """Return the gradient in `statistics`, without the penalty's, times the way to `other`."""
@@ -275,18 +268,6 @@ class SoftmaxRows:
         intercept, coef = self._change(other)
         mine = self._grouped(self.coef), self._grouped(self.intercept)
         return softmax.divergence(inputs, *mine, coef, intercept, self._stay, leaving)
-
-    def ranges(self, other, inputs, leaving):
-        """Return what `divergence_bound` wants to know of some steps, an array (2,); much cheaper than `divergence`."""
-        intercept, coef = self._change(other)
-        return np.array(softmax.ranges(inputs, coef, intercept, self._stay, leaving, newton.FAR))
-
-    def divergence_bound(self, other, stats, ranges):
-        """Return an upper bound of `divergence` from `statistics` and the sum of `ranges` over all steps."""
-        intercept, coef = self._change(other)
-        change = np.concatenate([intercept[..., None], coef], axis=-1).reshape(len(intercept), -1, 1)
-        curvature = np.swapaxes(change, 1, 2) @ stats["hessian"] @ change
-        return newton.divergence_bound(float(curvature.sum()), *ranges)
 
     def penalty(self):
         """Return the log prior of the slopes, -alpha/2 * sum of their squares, up to a constant."""

@@ -55,7 +55,7 @@ class Sequences:
 
     @cached_property
     def square(self):
-        """Sum of the squares of all outputs: finite only if none is missing or infinite, and the quickest way to know."""
+        """Sum of the squares of all outputs: finite only if none is missing or infinite, which is quickly known so."""
         return float(np.vdot(self.outputs, self.outputs))
 
     @cached_property

@@ -97,7 +97,7 @@ def test_one_em_step_equals_hmmlearn(peer, emission, X):
     sequences = model._read_outputs(X, None, LENGTHS)
     with Expectation(sequences) as expectation:
         parameters = model._parameters()
-        after = maximise(expectation, parameters, *expectation.statistics(parameters)[1:])
+        after = maximise(parameters, *expectation.statistics(parameters)[1:])
     peer.fit(X, LENGTHS)
     np.testing.assert_allclose(after.chain.initial[0][0], peer.startprob_, rtol=1e-9)
     np.testing.assert_allclose(after.chain.rows[0].probs[0, 0], peer.transmat_, rtol=1e-9)

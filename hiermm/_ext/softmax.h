@@ -201,33 +201,6 @@ static void group_divergence(int64_t F, int64_t chunks, const vd *u, int64_t P, 
             n_groups, value)
 }
 
-INLINE void ranges_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef_change,
-                        const double *intercept_change, double far, vd *scratch, const vd *leaving, int64_t n_groups,
-                        vd *sums) {
-    vd few[8], *change = F <= 8 ? few : scratch, all = {0}, some = {0};
-    for (int64_t k = 0; k < chunks; k++, u += P, leaving += n_groups) {
-        logits(F, u, P, coef_change, intercept_change, change);
-        vd low = change[0], high = change[0];
-        for (int64_t f = 1; f < F; f++) {
-            low = vmin(low, change[f]);
-            high = vmax(high, change[f]);
-        }
-        vd range = high - low, most = *leaving * (range * range) * 0.125;
-        all += most;
-        some += (vd)((vi)most & (vi)(range > vset(far)));
-    }
-    sums[0] += all;
-    sums[1] += some;
-}
-
-/* Adds sum_k leaving[k * n_groups] r^2 / 8 to sums[0], r the range of the logits' changes, and to sums[1] those with
- * r > far; a partial sum a lane. */
-static void group_ranges(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef_change,
-                         const double *intercept_change, double far, vd *scratch, const vd *leaving,
-                         int64_t n_groups, vd *sums) {
-    BY_SIZE(F, ranges_body, chunks, u, P, coef_change, intercept_change, far, scratch, leaving, n_groups, sums)
-}
-
 /* Log-normaliser, base + log sum exp(z - base), of every step of a block into out[k * width]. */
 INLINE void normalizer_body(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
                                     const double *intercept, vd *scratch, vd *out, int64_t width) {

@@ -27,9 +27,6 @@ cdef extern from "softmax.h" nogil:
     void group_divergence(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
                           const double *intercept, const double *coef_change, const double *intercept_change,
                           vd *scratch, const vd *leaving, int64_t n_groups, vd *value)
-    void group_ranges(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef_change,
-                      const double *intercept_change, double far, vd *scratch, const vd *leaving, int64_t n_groups,
-                      vd *sums)
     void group_normalizer(int64_t F, int64_t chunks, const vd *u, int64_t P, const double *coef,
                           const double *intercept, vd *scratch, vd *out, int64_t width)
     void feature_products(int64_t chunks, const vd *u, int64_t P, vd *products)
@@ -239,46 +236,6 @@ def divergence(const double[:, ::1] inputs,  # IN (n, P)
         value = total(sums)
         simd_free(u)
     return value
-
-
-def ranges(const double[:, ::1] inputs,  # IN (n, P)
-           coef_change,  # IN (G, M, P)
-           intercept_change,  # IN (G, M), finite
-           stay,  # IN (G,) or None
-           const double[:, :] leaving,  # IN (n, G), any stride along the first axis
-           double far,  # IN
-           ):
-    """Sums of leaving * r^2 / 8 over steps and groups, and over those with r > far; r is the range of logits' changes.
-
-    The divergence of a step is at most r^2 / 8 (Hoeffding's lemma), so these bound `divergence` without exponentials.
-    """
-    F_, coef_, intercept_, _ = _free(np.asarray(coef_change), np.asarray(intercept_change), 0.0, stay)
-    cdef const double[:, :, ::1] dW = coef_
-    cdef const double[:, ::1] db = intercept_
-    cdef int64_t n = inputs.shape[0], P = inputs.shape[1], G = db.shape[0], F = F_, t, g, chunks, steps
-    cdef int64_t stride = leaving_stride(leaving, n, G), blocks = (n + BLOCK_STEPS - 1) // BLOCK_STEPS, block
-    if dW.shape[2] != P:
-        raise ValueError(f"coef_change has {dW.shape[2]} inputs, the inputs have {P}")
-    if n == 0 or G == 0:
-        return 0.0, 0.0
-    cdef vd *u = <vd *> simd_alloc(VL * (BLOCK_CHUNKS * (P + G) + F + 2))
-    if u == NULL:
-        raise MemoryError
-    cdef vd *counts = u + BLOCK_CHUNKS * P
-    cdef vd *scratch = counts + BLOCK_CHUNKS * G
-    cdef vd *sums = scratch + F
-    with nogil:
-        clear(2, sums)
-        for block in range(blocks):
-            t = block * BLOCK_STEPS
-            steps = min(n - t, <int64_t>BLOCK_STEPS)
-            chunks = load_block(&inputs[t, 0], P, steps, P, u)
-            load_block(&leaving[t, 0], stride, steps, G, counts)
-            for g in range(G):
-                group_ranges(F, chunks, u, P, &dW[g, 0, 0], &db[g, 0], far, scratch, counts + g, G, sums)
-    found = total(sums), total(sums + 1)
-    simd_free(u)
-    return found
 
 
 def log_normalizer(const double[:, ::1] inputs,  # IN (n, P)

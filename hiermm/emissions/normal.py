@@ -150,7 +150,8 @@ class NormalEmission(Emission):
         that one they keep every bit. Arguments and errors as in `Emission`.
         """
         new = super().going_on_from(fitted, outputs)
-        most = max(float(np.vdot(outputs, outputs)) / len(outputs), 1.0)  # no variance is larger; NaN if some are missing
+        # No variance of the data is larger; NaN if some are missing.
+        most = max(float(np.vdot(outputs, outputs)) / len(outputs), 1.0)
         if new._matrices is None and new.covariances_.min() >= new.min_variance * most:
             return new._floored(None)
         centre = new._intercept.mean(axis=0)
