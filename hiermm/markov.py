@@ -194,8 +194,8 @@ class IOHMM(IOHMMFamily):
 
     Notes
     -----
-    The M-step of the rows is one Newton step with line search an EM iteration, so EM is of the generalised kind: the
-    objective, log-likelihood plus log prior, never falls.
+    The M-step of the rows is one Newton step an EM iteration, so EM is of the generalised kind. The next E-step judges
+    it; a step that has not raised the objective, log-likelihood plus log prior, is shortened. It never falls.
 
     References
     ----------

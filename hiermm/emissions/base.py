@@ -37,8 +37,8 @@ class Emission(BaseEstimator):
     ----------
     iterative : bool
         False: `maximise` returns the maximiser of the expected complete-data log-likelihood plus log prior (as far as
-        `variance floors`, which are constraints, allow). True: it returns the next Newton point, and the caller
-        halves the step by `between` until `objective` + `log_prior` rises.
+        `variance floors`, which are constraints, allow). True: it returns the next Newton point, and the caller,
+        if that went too far, halves the step by `between` until `objective` + `log_prior` rises.
     discrete : bool
         True when the outputs are symbol codes 0..M-1, stored as floats in one column.
     pooled : bool
