@@ -73,6 +73,8 @@ class Chain:
     @cached_property
     def joint_initial(self):
         """Joint initial distribution, shape (N,)."""
+        if len(self.initial) == 1:
+            return self.initial[0][0]
         parts = [pi[self.structure.parent_states(s), self.levels[s]] for s, pi in enumerate(self.initial)]
         return np.prod(parts, axis=0)
 
@@ -117,7 +119,8 @@ class Chain:
 
     @cached_property
     def _tables(self):
-        return np.concatenate([rows.probs.reshape(len(rows.probs), -1) for rows in self.rows], axis=1)
+        tables = [rows.probs.reshape(len(rows.probs), -1) for rows in self.rows]
+        return tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
 
     @cached_property
     def _shape(self):

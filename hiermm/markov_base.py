@@ -108,12 +108,13 @@ class MarkovModel(FittedMarkov):
 
     def _fits(self, expectation, emission, known=None):
         """Return the `Fit`s of all starts, or of those before Ctrl-C; `known` parameters are the one start."""
+        if known is not None:
+            return [self._run(expectation, known, 0)]
         seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=self.n_init)
         fits = []
-        for number, seed in enumerate(seeds if known is None else seeds[:1]):
-            rng = np.random.default_rng(seed)
+        for number, seed in enumerate(seeds):
             try:
-                start = self._start(expectation.sequences, emission, rng, number) if known is None else known
+                start = self._start(expectation.sequences, emission, np.random.default_rng(seed), number)
                 fits.append(self._run(expectation, start, number))
             except KeyboardInterrupt:
                 if not fits:
@@ -124,20 +125,17 @@ class MarkovModel(FittedMarkov):
         return fits
 
     def _run(self, expectation, start, number):
+        options = {"max_iter": self.max_iter, "tol": self.tol}
+        if not self.verbose:
+            return em.run(expectation, start, **options)
         label = f"{type(self).__name__} {number + 1}/{self.n_init}"
-        with tqdm(total=self.max_iter + 1, desc=label, disable=not self.verbose, unit="E-step") as bar:
+        with tqdm(total=self.max_iter + 1, desc=label, unit="E-step") as bar:
 
             def progress(score):
                 bar.set_postfix(score=f"{score:.6f}", refresh=False)
                 bar.update()
 
-            return em.run(
-                expectation,
-                start,
-                max_iter=self.max_iter,
-                tol=self.tol,
-                progress=progress if self.verbose else None,
-            )
+            return em.run(expectation, start, progress=progress, **options)
 
     def _check_hyperparameters(self):
         self._structure().check()
