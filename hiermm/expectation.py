@@ -17,7 +17,7 @@ from hiermm.pieces import ROOM, LostState, bounds_of, plan, settled
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
-FUSED_NUMBERS = 1 << 15  # the same for a kernel that does all of a piece; a thread that wakes up late finds some left
+FEW_NUMBERS = 1 << 15  # the same where a piece takes little Python beside its kernels: a thread that comes late finds some left
 TOGETHER = 8  # of these pieces are done in one call where the kernel has no threads of its own
 TINY = 1e-290
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded
@@ -94,7 +94,7 @@ class Parameters:
     def steps_at_once(self):
         """Return how many steps a piece should have, and the scratch holds: alone, and in a group side by side."""
         limit = max(SCRATCH_BYTES // self.bytes_per_step(), 2)
-        numbers = FUSED_NUMBERS if self.fused else PIECE_NUMBERS
+        numbers = FEW_NUMBERS if self.fused or self.emission.iterative else PIECE_NUMBERS
         return numbers // self._columns, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
 
     @property

@@ -76,7 +76,7 @@ def test_sums_are_those_of_the_parts(N, D, P, kind, small, monkeypatch):
     lengths = np.random.default_rng(N).integers(1, 60, 45)
     parameters, sequences = problem(N, D, P, lengths, seed=N, **kind)
     if small:
-        monkeypatch.setattr(hiermm.expectation, "FUSED_NUMBERS", 150 * N)
+        monkeypatch.setattr(hiermm.expectation, "FEW_NUMBERS", 150 * N)
         monkeypatch.setattr(hiermm.inference, "AT_ONCE", 2)
     assert parameters.fused
     assert_same(statistics(parameters, sequences), one_by_one(parameters, sequences), lengths.sum())
@@ -94,7 +94,7 @@ def test_small_hierarchies_too(coupling):
 
 @pytest.mark.parametrize("n_jobs", [2, 3, 5])
 def test_threads_change_nothing(n_jobs, monkeypatch):
-    monkeypatch.setattr(hiermm.expectation, "FUSED_NUMBERS", 2000)
+    monkeypatch.setattr(hiermm.expectation, "FEW_NUMBERS", 2000)
     parameters, sequences = problem(4, 2, 0, [50] * 200, seed=0, far=True)
     alone, together = statistics(parameters, sequences), statistics(parameters, sequences, n_jobs)
     assert alone[0] == together[0]
@@ -106,7 +106,7 @@ def test_threads_change_nothing(n_jobs, monkeypatch):
 def test_without_threads_of_its_own_the_kernel_serves_those_of_python(monkeypatch):
     monkeypatch.setattr(hiermm.expectation, "HAS_THREADS", False)
     monkeypatch.setattr(hiermm.expectation, "TOGETHER", 1)
-    monkeypatch.setattr(hiermm.expectation, "FUSED_NUMBERS", 2000)
+    monkeypatch.setattr(hiermm.expectation, "FEW_NUMBERS", 2000)
     parameters, sequences = problem(4, 2, 0, [50] * 200, seed=0)
     with mock.patch.object(hiermm.expectation, "fused_statistics", wraps=hiermm.expectation.fused_statistics) as used:
         found = statistics(parameters, sequences, 2)
@@ -130,7 +130,7 @@ def test_long_sequences_keep_their_blocks(monkeypatch):
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_an_impossible_observation_is_named(n_jobs, monkeypatch):
-    monkeypatch.setattr(hiermm.expectation, "FUSED_NUMBERS", 400)
+    monkeypatch.setattr(hiermm.expectation, "FEW_NUMBERS", 400)
     monkeypatch.setattr(hiermm.inference, "AT_ONCE", 2)
     parameters, sequences = problem(2, 1, 0, [20] * 60, seed=2)
     sequences.outputs[20 * 47 + 6] = 1e200
