@@ -199,7 +199,8 @@ def rows(quick=False):
         except AssertionError as error:
             yield Record(SECTION, f"{work.name}, K = {n_states}", failed=disagreement(error))
         if (os.cpu_count() or 1) > 1 and kind is not LateWork:
-            yield threads(work, 3 if quick or n_states == 64 else 7, max_iter=10 if n_states < 64 else 3)
+            repeats = 3 if quick else {4: 41, 16: 11, 8: 7, 64: 5}[n_states]  # a short fit is soon disturbed
+            yield threads(work, repeats, max_iter=10 if n_states < 64 else 3)
 
 
 if __name__ == "__main__":

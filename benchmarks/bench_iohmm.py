@@ -159,7 +159,7 @@ def rows(quick=False):
             yield from without_times(package, failed=disagreement(error))
             continue
         with Expectation(sequences) as expectation:
-            mine = times(expectation, parameters, float(answer["reached"]), 5 if quick else 31)
+            mine = times(expectation, parameters, float(answer["reached"]), 5 if quick else 151)
         setting = f'{"linear Gaussian" if driven else "Gaussian"} outputs, "{kind}" rows'
         yield from records(package, answer, mine, setting, size)
 

@@ -17,7 +17,7 @@ from hiermm.pieces import ROOM, LostState, bounds_of, plan, settled
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
-FEW_NUMBERS = 1 << 15  # the same where a piece takes little Python beside its kernels: a thread that comes late finds some left
+FEW_NUMBERS = 1 << 15  # the same where Python does little for a piece: a thread that comes late finds some left
 TOGETHER = 8  # of these pieces are done in one call where the kernel has no threads of its own
 TINY = 1e-290
 LANES = 8  # doubles in the widest vector, to which the kernels' rows are padded

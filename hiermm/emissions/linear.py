@@ -182,12 +182,13 @@ def clusterwise(x, rest, n_states, rng, n_iter=15):
     for _ in range(n_iter):
         labels = loss.argmin(axis=1)
         for k in range(n_states):
-            loss[:, k] = refit(x, rest, labels == k)
+            loss[:, k] = refit(x, rest, np.flatnonzero(labels == k))
     return loss.min(axis=1).sum(), loss.argmin(axis=1)
 
 
 def refit(x, rest, rows):
     """Return the squared residuals (n,) of all steps under the ridge regression on the chosen rows."""
-    gram = x[rows].T @ x[rows] + np.eye(x.shape[1])
-    theta = np.linalg.solve(gram, x[rows].T @ rest[rows])
-    return np.square(rest - x @ theta).sum(axis=1)
+    mine = x.take(rows, axis=0)
+    theta = np.linalg.solve(mine.T @ mine + np.eye(x.shape[1]), mine.T @ rest.take(rows, axis=0))
+    error = rest - x @ theta
+    return np.einsum("nd,nd->n", error, error)  # summing short rows in any other way is slow
