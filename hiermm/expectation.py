@@ -218,7 +218,7 @@ def fused_statistics(parameters, sequences, bounds, threads=1):
     r = smooth_normal(transitions, normal, outputs, inputs, offsets - lo, bounds - bounds[0], threads)
     refuse_impossible(r.status, offsets, sequences)
     moves = parameters.chain.statistics(inputs, r.first[None], r.xi.reshape(1, -1), transitions.rows)
-    return r.log_likelihood.sum(), moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
+    return float(r.log_likelihood.sum()), moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
 
 
 def _sweep(parameters, sequences, piece, judged=False):
@@ -329,12 +329,27 @@ class Expectation:
 
         `keep`: `objective` will be asked next, so posteriors are kept if they are small enough.
         """
-        emission = parameters.emission
-        self._kept = {}
+        pieces, self._kept = self._pieces(parameters), {}
+        if not parameters.fused or any(len(piece.blocks) > 1 for piece in pieces):
+            parts = self._visit(self._visitor(parameters, keep), parameters)
+        elif self._compiled_threads:
+            return fused_statistics(parameters, self.sequences, bounds_of(pieces), min(self._workers, len(pieces)))
+        else:
+            some = [bounds_of(pieces[k : k + TOGETHER]) for k in range(0, len(pieces), TOGETHER)]
+            parts = self._map(lambda bounds: fused_statistics(parameters, self.sequences, bounds), some)
+        loglik, moves, outputs = 0.0, {}, {}
+        for part in parts:
+            loglik += part[0]
+            _add(moves, part[1])
+            _add(outputs, part[2])
+        return loglik, moves, outputs
+
+    def _visitor(self, parameters, keep):
+        """Return the function that makes `statistics` of a piece."""
+        emission, fused = parameters.emission, parameters.fused
+        by_symbol = parameters.pooled and self.sequences.n_symbols is not None
         keep = keep and self.sequences.n_steps * parameters.bytes_kept() <= SCRATCH_BYTES
         room = None if keep else ROOM
-        by_symbol = parameters.pooled and self.sequences.n_symbols is not None
-        fused = parameters.fused
 
         def blocks(piece):
             if by_symbol and len(piece.blocks) == 1:
@@ -355,21 +370,7 @@ class Expectation:
                 self._kept[piece.lo] = kept
             return loglik, moves, outputs
 
-        pieces = self._pieces(parameters)
-        if not fused or any(len(piece.blocks) > 1 for piece in pieces):
-            parts = self._visit(visit, parameters)
-        elif self._compiled_threads:
-            threads = min(self._workers, len(pieces))
-            parts = [fused_statistics(parameters, self.sequences, bounds_of(pieces), threads)]
-        else:
-            some = [bounds_of(pieces[k : k + TOGETHER]) for k in range(0, len(pieces), TOGETHER)]
-            parts = self._map(lambda bounds: fused_statistics(parameters, self.sequences, bounds), some)
-        loglik, moves, outputs = 0.0, {}, {}
-        for part in parts:
-            loglik += part[0]
-            _add(moves, part[1])
-            _add(outputs, part[2])
-        return float(loglik), moves, outputs
+        return visit
 
     def objective(self, parameters, candidate, moves):
         """Return the expected complete log-likelihood of `candidate` under the posteriors of `parameters`.

@@ -208,6 +208,8 @@ def check_ranges(sequences):
     for name, array in [("input", sequences.inputs), ("output", sequences.outputs)]:
         if name == "output" and sequences.square <= LARGEST**2 and np.abs(array[:9]).max(axis=0).min() >= 1 / LARGEST:
             continue  # as nearly always: no value is too large, and the first rows show that no column is too small
+        if array.shape[1] == 0:
+            continue
         low, high = sequences.input_range if name == "input" else column_ranges(array)
         largest = np.maximum(high, -low)
         for j in np.flatnonzero((largest > LARGEST) | ((largest > 0) & (largest < 1 / LARGEST))):

@@ -39,7 +39,7 @@ class Structure:
         """Keep the shape alone: what follows from it may be large beside a fitted model."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    @property
+    @cached_property
     def n_states(self):
         """Number N of joint states."""
         return prod(self.sizes)
@@ -63,7 +63,7 @@ class Structure:
         """Whether there is one level, which moves at every step and is seen."""
         return len(self.sizes) == 1 and self.periods[0] == 1 and self.emit is None
 
-    @property
+    @cached_property
     def n_emission_rows(self):
         """Number of parameter rows of the emission."""
         levels = range(len(self.sizes)) if self.emission_levels is None else self.emission_levels
@@ -79,13 +79,13 @@ class Structure:
         parent = self.parent(level)
         return np.zeros(self.n_states, dtype=np.int64) if parent is None else self.levels[parent]
 
-    @property
+    @cached_property
     def parent_sizes(self):
         """Number R_s of states of each level's parent; 1 without a parent."""
         parents = [self.parent(s) for s in range(len(self.sizes))]
         return [1 if parent is None else self.sizes[parent] for parent in parents]
 
-    @property
+    @cached_property
     def shapes(self):
         """Shape (R_s, K_s) of each level's initial distribution."""
         return list(zip(self.parent_sizes, self.sizes))
@@ -111,14 +111,14 @@ class Structure:
         sources = enumerate(zip(self.sources, self.levels))
         return [(source[:, None] * self.sizes[s] + own).ravel() for s, (source, own) in sources]
 
-    @property
+    @cached_property
     def self_transitions(self):
         """Constant w_s = 1 - 1/n_s of each sticky level with n_s > 1 and K_s > 1; None for the other levels."""
         if self.timescales is None or self.clock == "periodic":
             return [None] * len(self.sizes)
         return [None if n == 1 or k == 1 else 1 - 1 / n for k, n in zip(self.sizes, self.timescales)]
 
-    @property
+    @cached_property
     def periods(self):
         """Level s moves only into steps t with t % periods[s] == 0."""
         return tuple(self.timescales) if self.clock == "periodic" else (1,) * len(self.sizes)

@@ -140,7 +140,7 @@ class TableRows:
         if self.self_transition is not None:
             counts *= (self.probs * self.free).sum(axis=-1, keepdims=True)
         known = self.free & (total > UNCERTAIN)
-        return replace(self, probs=np.divide(counts, total, out=self.probs.copy(), where=known))
+        return TableRows(np.divide(counts, total, out=self.probs.copy(), where=known), self.self_transition, self.used)
 
     def penalty(self):
         """Return the log prior: 0."""
