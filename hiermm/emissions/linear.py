@@ -126,7 +126,7 @@ class LinearGaussian(NormalEmission):
             When a column holds no observed value, or an argument of the constructor is out of its range.
         """
         self._check_options()
-        outputs, inputs = start_sample(outputs, inputs, rng)
+        outputs, inputs = start_sample(outputs, inputs, rng, limit=8_000)  # as good a start as from more, sooner
         theta, fitted = one_regression(outputs, inputs)
         rest = np.nan_to_num(standardise(outputs - fitted), nan=0.0)
         x = np.concatenate([np.ones((len(rest), 1)), standardise(inputs)], axis=1)
