@@ -17,7 +17,8 @@
  * took from the messages can have made up more than DUST / RANGE of any posterior. (Rows whose sum is as small as RANGE
  * lose that much more, but then the evidence of the row before, which sees this one, bounds their part all the same.)
  *
- * A sequence that cannot be done in this way is done in log space. */
+ * Nor does it matter then that numbers below the smallest normal double, 2e-308, are 0 in these recursions: see
+ * flush_subnormals. A sequence that cannot be done in this way is done in log space, where they are not. */
 #define RANGE 1e-95
 #define DUST 1e-200
 #define LOG2 0.69314718055994530942
@@ -198,20 +199,20 @@ static int nothing_lost(const Chain *c, const Run *r, const double *alpha, int64
     char *alive = (char *)malloc((size_t)(2 * N)), *next = alive + N;
     if (!alive) return -1;
     int kept = 1;
-    for (int64_t i = 0; i < N; i++) alive[i] = r->alpha_in ? r->alpha_in[i] > 0 : 0;
+    for (int64_t i = 0; i < N; i++) alive[i] = r->alpha_in ? above_zero(r->alpha_in[i]) : 0;
     for (int64_t t = 0; t < r->T && kept; t++) {
         const double *A = step_matrix(c, r->start + t), *ll = r->ll + t * N;
         const double *before = t ? alpha + (t - 1) * stride_t : r->alpha_in;
         int64_t stride = t ? stride_j : 1;
         for (int64_t j = 0; j < N; j++) {
             if (!before) {
-                next[j] = c->initial[j] > 0;
+                next[j] = above_zero(c->initial[j]);
             } else {
                 double mass = 0;
                 next[j] = 0;
                 for (int64_t i = 0; i < N; i++) {
                     mass += before[i * stride] * A[i * N + j];
-                    next[j] |= alive[i] && A[i * N + j] > 0;
+                    next[j] |= alive[i] && above_zero(A[i * N + j]);
                 }
                 if (next[j] && !(mass >= RANGE)) kept = 0;
             }
@@ -233,7 +234,7 @@ static int cannot_continue(const Chain *c, const char *alive, const double *alph
         double mass = 0;
         int reached = 0;
         for (int64_t i = 0; i < N; i++) {
-            reached |= alive[i] && c->A[i * N + k] > 0;
+            reached |= alive[i] && above_zero(c->A[i * N + k]);
             mass += alpha[i] * c->A[i * N + k];
         }
         if (reached && !(mass >= RANGE)) return 1;

@@ -322,12 +322,14 @@ INLINE void lanes_run(const int64_t K, const int NV, Group *g, int smooth, int k
         break;
 /* A group with NV vectors of lanes; keep: rows are wanted, smoothed or filtered. */
 static void lanes_group(int NV, Group *g, int smooth, int keep) {
+    unsigned mode = flush_subnormals();
     switch (g->c->N) {
         LANES_OF(2) LANES_OF(3) LANES_OF(4) LANES_OF(5) LANES_OF(6) LANES_OF(8)
         default:
             if (NV == 1) lanes_run(g->c->N, 1, g, smooth, keep);
             else lanes_run(g->c->N, 2, g, smooth, keep);
     }
+    restore_subnormals(mode);
 }
 
 #endif

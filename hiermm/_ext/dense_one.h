@@ -14,7 +14,7 @@ static int64_t one_scratch(const Chain *c, int64_t T, int smooth) { return ((smo
 static int within_reach(const Chain *c, int64_t k, const char *alive, int64_t j) {
     const double *A = step_matrix(c, k);
     int found = 0;
-    for (int64_t i = 0; i < c->N; i++) found |= alive[i] && A[i * c->N + j] > 0;
+    for (int64_t i = 0; i < c->N; i++) found |= alive[i] && above_zero(A[i * c->N + j]);
     return found;
 }
 
@@ -26,7 +26,7 @@ static int one_reach(const Chain *c, const Run *r, int64_t t, int dust, double *
     int given = !t && !r->alpha_in, small = 0;
     char *next = alive + N;
     for (int64_t j = 0; j < N; j++) {
-        int reached = p[j] > 0 || (dust && !given && within_reach(c, r->start + t, alive, j));
+        int reached = above_zero(p[j]) || (dust && !given && within_reach(c, r->start + t, alive, j));
         if (dust && !given && reached) p[j] += DUST;
         small |= !given && !(p[j] >= RANGE);
         b[j] = reached ? b[j] : 0;
@@ -44,7 +44,7 @@ static int one_forward(const Chain *c, Run *r, double *lik, double *alpha, char 
     int64_t N = c->N, NP = c->NP;
     double shift = 0, exponent = 0, total = 0;
     int small = 0;
-    for (int64_t i = 0; r->alpha_in && i < N; i++) alive[i] = r->alpha_in[i] > 0;
+    for (int64_t i = 0; r->alpha_in && i < N; i++) alive[i] = above_zero(r->alpha_in[i]);
     for (int64_t t = 0; t < r->T; t++) {
         double *p = alpha + t * NP, *b = lik + t * NP;
         double top = relative_likelihoods(N, NP, r->ll + t * N, b);
@@ -187,10 +187,10 @@ static void one_finish(const Chain *c, Run *r, const double *lik, const double *
 static void one_alive(const Chain *c, const Run *r, char *alive) {
     const double *ll = r->ll + (r->T - 1) * c->N;
     int first = r->T == 1 && !r->alpha_in;
-    for (int64_t j = 0; j < c->N; j++) alive[j] = ll[j] > -HUGE_VAL && (!first || c->initial[j] > 0);
+    for (int64_t j = 0; j < c->N; j++) alive[j] = ll[j] > -HUGE_VAL && (!first || above_zero(c->initial[j]));
 }
 
-/* One run forward only; gamma (if any) receives the filtered rows. Returns its status. */
+/* One run forward only; gamma (if any) receives the filtered rows. Returns its status, or REDO. */
 static int64_t one_filter(const Chain *c, Run *r, double *lik, double *alpha, double *beta) {
     char *alive = (char *)beta;
     const double *last = alpha + (r->T - 1) * c->NP;
@@ -206,7 +206,7 @@ static int64_t one_filter(const Chain *c, Run *r, double *lik, double *alpha, do
         if (kept < 0) return NO_MEMORY;
         state = kept ? FINE : REDO;
     }
-    if (state == REDO) return log_run(c, r, 0);
+    if (state == REDO) return REDO;
     if (c->positive && !c->constant) one_alive(c, r, alive); /* the matrices of the next block may be others */
     if (r->gamma) one_filtered(c, r, alpha);
     for (int64_t j = 0, k = (r->T - 1) * c->N; r->dust && r->gamma && j < c->N && !(c->positive && c->constant); j++)
@@ -214,29 +214,38 @@ static int64_t one_filter(const Chain *c, Run *r, double *lik, double *alpha, do
     return !r->dust && !c->positive && cannot_continue(c, alive, last) ? CANNOT_CONTINUE : FINE;
 }
 
-/* One run; smooth = 0: forward only. Returns its status. */
-static int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch) {
+/* One run forward and back. Returns FINE or REDO. */
+static int64_t one_smooth(const Chain *c, Run *r, double *lik, double *alpha, double *beta) {
     int64_t N = c->N, NP = c->NP, size = r->T * N;
-    double *lik = scratch, *alpha = lik + (r->T + 1) * NP, *beta = alpha + r->T * NP, *rows = beta + NP;
-    memset(alpha - NP, 0, (size_t)(2 * NP) * sizeof(double));
-    if (r->alpha_in) memcpy(alpha - NP, r->alpha_in, (size_t)N * sizeof(double));
-    if (!smooth) return one_filter(c, r, lik, alpha, beta);
+    double *rows = beta + NP;
     if (c->constant && c->positive && !r->xi_steps && r->T > 1 && pair_run(c, r, lik, alpha, rows, beta)) {
         if (r->beta_out) send_back(c, r->start, beta, rows);
         one_finish(c, r, lik, alpha, rows);
         return FINE;
     }
-    if (one_forward(c, r, lik, alpha, (char *)beta, !c->positive) != FINE) return log_run(c, r, 1);
+    if (one_forward(c, r, lik, alpha, (char *)beta, !c->positive) != FINE) return REDO;
     memset(beta, 0, (size_t)NP * sizeof(double));
-    if (!one_message(c, r, alpha + (r->T - 1) * NP, beta)) return log_run(c, r, 1);
+    if (!one_message(c, r, alpha + (r->T - 1) * NP, beta)) return REDO;
     int in_place = r->gamma == r->ll;
     if (in_place) memcpy(rows, r->ll, (size_t)size * sizeof(double));
     if (!one_backward(c, r, lik, alpha, beta)) {
         if (in_place) memcpy(r->gamma, rows, (size_t)size * sizeof(double));
-        return log_run(c, r, 1);
+        return REDO;
     }
     one_finish(c, r, lik, alpha, beta);
     return FINE;
+}
+
+/* One run; smooth = 0: forward only. Returns its status. */
+static int64_t one_run(const Chain *c, Run *r, int smooth, double *scratch) {
+    int64_t N = c->N, NP = c->NP;
+    double *lik = scratch, *alpha = lik + (r->T + 1) * NP, *beta = alpha + r->T * NP;
+    memset(alpha - NP, 0, (size_t)(2 * NP) * sizeof(double));
+    if (r->alpha_in) memcpy(alpha - NP, r->alpha_in, (size_t)N * sizeof(double));
+    unsigned mode = flush_subnormals();
+    int64_t status = smooth ? one_smooth(c, r, lik, alpha, beta) : one_filter(c, r, lik, alpha, beta);
+    restore_subnormals(mode);
+    return status == REDO ? log_run(c, r, smooth) : status;
 }
 
 #endif

@@ -83,7 +83,7 @@ INLINE void steps_dust(const int K, const vd *M, vi *open, vd *mass, vd *b) {
     for (int i = 0; i < K; i++) before[i] = open[i];
     for (int j = 0; j < K; j++) {
         open[j] = (vi){};
-        for (int i = 0; i < K; i++) open[j] |= before[i] & (M[i * K + j] > vset(0.0));
+        for (int i = 0; i < K; i++) open[j] |= before[i] & ((vi)M[i * K + j] > 0); /* as above_zero */
         mass[j] += (vd)((vi)vset(DUST) & open[j]);
         b[j] = (vd)((vi)b[j] & open[j]);
     }
@@ -95,7 +95,7 @@ INLINE void steps_forward(const int K, Steps *s, Pass *p) {
     const Chain *c = g->c;
     vd mass[STEPS_MOST];
     vi open[STEPS_MOST];
-    for (int j = 0; j < K; j++) open[j] = vset(c->initial[j]) > vset(0.0);
+    for (int j = 0; j < K; j++) open[j] = (vi)vset(c->initial[j]) > 0;
     for (int64_t t = 0; t < g->T[0]; t++) {
         vd *b = g->lik + t * K, *a = g->alpha + t * K, total;
         if (t % BLOCK == 0) {
@@ -175,9 +175,11 @@ static int64_t steps_scratch(int64_t K, int64_t T) {
         break;
 /* A group of up to VL sequences. */
 static void steps_group(Steps *s) {
+    unsigned mode = flush_subnormals();
     Pass pass = {.ending = s->g.lanes - 1};
     pass.scale[0] = pass.least[0] = pass.smallest[0] = vset(1.0);
     switch (s->g.c->N) { STEPS_OF(2) STEPS_OF(3) STEPS_OF(4) STEPS_OF(5) STEPS_OF(6) }
+    restore_subnormals(mode);
 }
 
 #endif

@@ -36,13 +36,17 @@ def _by_length(offsets):
 
 
 cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik, bint judged) except 9 nogil:
+    cdef unsigned int mode = flush_subnormals()
     cdef int64_t status = filter_sequence(c, c.rows, 2, start, stop, loglik, judged)
+    restore_subnormals(mode)
     if status == 0:
         return continuation(c, start, stop, judged)
     if status == 1 and c.filtered == NULL:
         simd_free(c.rows)
         _allocate_rows(c, stop - start, 0)
+        mode = flush_subnormals()
         status = filter_judged(c, c.rows, start, stop, loglik, False)
+        restore_subnormals(mode)
         if status == 0:
             return 0
     if status == 1:
@@ -59,15 +63,18 @@ cdef int64_t _forward_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *l
 cdef int64_t _smooth_one(Chain *c, Py_ssize_t start, Py_ssize_t stop, double *loglik, bint judge) except 9 nogil:
     cdef double *rows = c.gamma if c.rows_in_gamma else c.rows
     cdef int64_t status
+    cdef unsigned int mode
     cdef Py_ssize_t n = stop - start
     if c.xi_steps != NULL:
         memset(c.xi_steps, 0, n * c.total * sizeof(double))
+    mode = flush_subnormals()
     status = filter_judged(c, rows, start, stop, loglik, judge)
     if status == 0 and not message_in_range(c, rows + (n - 1) * c.padded):
         status = 1
     if status == 0:
         smooth_sequence(c, rows, start, stop)
-    elif status == 1:
+    restore_subnormals(mode)
+    if status == 1:
         _allocate_logs(c, n)
         status = log_filter(c, n, start, stop, loglik)
         if status == 0:

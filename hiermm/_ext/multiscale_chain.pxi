@@ -30,6 +30,9 @@ cdef extern from "likelihood.h" nogil:
 
     double scale1(double x, double *exponent)
     double *simd_alloc(int64_t doubles)
+    unsigned int flush_subnormals()
+    unsigned int keep_subnormals()
+    void restore_subnormals(unsigned int before)
     void simd_free(void *piece)
     const int VL
     const int AHEAD

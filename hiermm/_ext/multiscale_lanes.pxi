@@ -283,21 +283,23 @@ cdef int run_groups(Chain *c, Lanes *g, const int64_t *offsets, const int64_t *o
     """
     cdef Py_ssize_t which[MAX_LANES]
     cdef Py_ssize_t first, l, group
+    cdef unsigned int mode
     for group in range((m + VL - 1) // VL):
         first = group * VL
         if not _take_group(g, c, offsets, order, first, m):
             continue
         if g.memory == NULL:
             _open_lanes(g, c, g.longest)
-        if not filter_lanes(g):
-            continue
         for l in range(VL):
             which[l] = order[first + l] if g.length[l] else 0
-        if smoothing:
-            _clear_steps(g)
-            smooth_lanes(g, which, c.xi != NULL or c.xi_steps != NULL)
-        else:
-            _give_filtered_lanes(g, c.filtered)
+        mode = flush_subnormals()
+        if filter_lanes(g):
+            if smoothing:
+                _clear_steps(g)
+                smooth_lanes(g, which, c.xi != NULL or c.xi_steps != NULL)
+            else:
+                _give_filtered_lanes(g, c.filtered)
+        restore_subnormals(mode)
         for l in range(VL):
             if g.good[l]:
                 loglik[which[l]], status[which[l]] = g.loglik[l], 0

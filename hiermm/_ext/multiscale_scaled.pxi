@@ -158,6 +158,7 @@ cdef void find_reach(Chain *c, Py_ssize_t k, Py_ssize_t start) noexcept nogil:
     """Bring `reach` to row k, before its data; it is only known where somebody asked."""
     cdef Py_ssize_t p
     cdef const double *first = c.before if c.has_before else c.start
+    cdef unsigned int mode = keep_subnormals()  # a probability may be one
     if c.reach_row < start:
         c.reach_row = start
         for p in range(c.padded):
@@ -168,6 +169,7 @@ cdef void find_reach(Chain *c, Py_ssize_t k, Py_ssize_t start) noexcept nogil:
         rule_out(c, c.reach_row)
         c.reach_row += 1
         move_reach(c, c.reach_row, c.t0 + c.reach_row - start)
+    restore_subnormals(mode)
 
 
 cdef bint faint(const Chain *c, const double *mass, double scale) noexcept nogil:
