@@ -198,12 +198,13 @@ def tables(rng, kind, n, table):
 
 
 def assert_tables(dense, ll, offsets, initial, A, index, alias, tolerance=1e-11):
-    """Kernels equal log space and keep zeros; returns the status."""
+    """Kernels equal log space and keep zeros, under one table or more; returns the status."""
     out = smooth(dense, ll.copy(), offsets, initial, A, index, steps=not alias, alias=alias)
     alpha, _, _ = forward(dense, ll, offsets, initial, A, index)
     moves = [assert_sequence(out, alpha, s, offsets, initial, A, index, ll, tolerance) for s in range(len(offsets) - 1)]
     xi = np.zeros(A.shape)
-    np.add.at(xi, np.arange(len(ll)) if index is None else index, np.concatenate(moves))
+    which = index if index is not None else np.arange(len(ll)) if len(A) > 1 else np.zeros(len(ll), int)
+    np.add.at(xi, which, np.concatenate(moves))
     np.testing.assert_allclose(out["xi"], xi, rtol=0, atol=10 * tolerance)
     assert not out["xi"][A == 0].any()
     return out["status"]
@@ -359,3 +360,38 @@ def test_a_state_two_tiny_moves_away_stays_within_reach(dense, kind, alias):
         ll[a + 27, 2] = -720.0
     A, index = tables(np.random.default_rng(7), kind, len(ll), lambda: A)
     assert assert_tables(dense, ll, offsets, np.eye(4)[0], A, index, alias).tolist() == [1, 0] * 8
+
+
+def subnormal_way(where, m):
+    """What one in 1e310 does explains the data: numbers that the scaled recursions hold for zero."""
+    initial, A, ll = np.array([1.0, 0.0]), np.eye(2)[None], np.zeros((12 * m, 2))
+    if where == "initial":
+        initial[1] = 1e-310
+    else:
+        A[0, 0, 1] = 1e-310
+    ll[5::12, 0] = -np.inf
+    return initial, A, ll, offsets_of([12] * m)
+
+
+@pytest.mark.parametrize("where", ["initial", "move"])
+@pytest.mark.parametrize("kind", ["constant", *TABLES])
+@pytest.mark.parametrize("m", [1, 16])
+def test_subnormal_probabilities_are_not_zero(dense, m, kind, where):
+    initial, A, ll, offsets = subnormal_way(where, m)
+    index = None
+    if kind != "constant":
+        A, index = tables(np.random.default_rng(0), kind, len(ll), lambda: A)
+    assert (assert_tables(dense, ll, offsets, initial, A, index, False) == 1).all()
+    _, loglik, _ = forward(dense, ll, offsets, initial, A, index)
+    np.testing.assert_allclose(loglik, np.log(1e-310 * (1 if where == "initial" else 5)), rtol=1e-14)
+
+
+@pytest.mark.parametrize("m", [1, 16])
+def test_the_caller_keeps_subnormal_numbers(dense, m):
+    """Kernels that hold them for zero do so for themselves alone."""
+    initial, A, ll, offsets = subnormal_way("move", m)
+    for data in (ll, np.zeros_like(ll), np.full_like(ll, -np.inf)):
+        smooth(dense, data, offsets, initial, A)
+        forward(dense, data, offsets, initial, A)
+        smooth(dense, data, offsets, initial, np.repeat(A, len(ll), axis=0))
+        assert (np.full(16, 1e-310) * 0.5 > 0).all()

@@ -299,3 +299,26 @@ def test_dust_that_grows_is_found_out(lengths):
     out = case.smooth()
     assert_exact(case, out, tol=1e-11)
     assert case.forward()[1] == pytest.approx(out["loglik"], rel=1e-12)
+
+
+@pytest.mark.parametrize("where", ["initial", "move"])
+@pytest.mark.parametrize("lengths", [(6,), (6,) * 9])
+@pytest.mark.parametrize("kind", ["one", "steps"])
+@pytest.mark.parametrize("sizes", [(2,), (2, 2), (3, 2, 4)])
+def test_subnormal_probabilities_are_not_zero(sizes, kind, lengths, where):
+    """What one in 1e310 does explains the data; the scaled recursions hold such numbers for zero, for themselves."""
+    case = Case(sizes, 0, kind=kind, lengths=lengths)
+    for s, k in enumerate(sizes):
+        for packed in case.A:
+            om.unpack(packed, sizes, 0)[s][:] = np.eye(k)
+            om.unpack(packed, sizes, 0)[-1][0, 0, 1] = 1e-310 if where == "move" else 0.0
+    case.initial[:] = 0.0
+    case.initial[:2] = 1.0, 1e-310 if where == "initial" else 0.0
+    case.ll[:] = 0.0
+    case.ll[3::6, 0] = -np.inf
+    out = case.smooth()
+    assert_exact(case, out)
+    assert (out["status"] == 1).all()
+    _, loglik, _ = case.forward()
+    np.testing.assert_allclose(loglik, np.log(1e-310 * (1 if where == "initial" else 3)), rtol=1e-14)
+    assert (np.full(16, 1e-310) * 0.5 > 0).all()
