@@ -99,7 +99,7 @@ def imports(quick):
     for _ in range(3 if quick else 11):
         for module in spent:
             code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
             spent[module].append(1e3 * float(done.stdout))
     ours, theirs = quartiles(spent["hiermm"]), quartiles(spent["sklearn"])
     yield Record("Import", "import sklearn", **theirs)
