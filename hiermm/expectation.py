@@ -7,6 +7,7 @@ data alone, and their statistics are summed in a fixed order, so the result does
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +98,7 @@ class Parameters:
         numbers = FEW_NUMBERS if self.fused or self.emission.iterative else PIECE_NUMBERS
         return numbers // self._columns, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
 
-    @property
+    @cached_property
     def fused(self):
         """Whether one kernel does likelihoods, recursion and sums."""
         return self.chain.matrix is not None and self.chain.emit is None and self.emission.normal is not None
@@ -131,8 +132,8 @@ class ImpossibleObservation(ValueError):
 
 def refuse_impossible(status, offsets, sequences):
     """Raise ImpossibleObservation naming sequence and step if a kernel found one; offsets are packed rows."""
-    bad = np.flatnonzero(status < 0)
-    if len(bad):
+    if status.min() < 0:
+        bad = np.flatnonzero(status < 0)
         sequence, step = sequences.locate(int(offsets[bad[0]] - 1 - status[bad[0]]))
         raise ImpossibleObservation(
             f"sequence {sequence}, step {step}: this observation has probability zero in every state that the chain "
@@ -296,9 +297,15 @@ class Expectation:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _pieces(self, parameters):
+        return self._plan(parameters)[0]
+
+    def _plan(self, parameters):
+        """Return the pieces, and their bounds (see `bounds_of`) or None where a sequence is cut into blocks."""
         limits = parameters.steps_at_once()
         if limits not in self._plans:
-            self._plans[limits] = plan(self.sequences.offsets, *limits)
+            pieces = plan(self.sequences.offsets, *limits)
+            cut = any(len(piece.blocks) > 1 for piece in pieces)
+            self._plans[limits] = pieces, None if cut else bounds_of(pieces)
         return self._plans[limits]
 
     def _visit(self, function, parameters):
@@ -329,13 +336,14 @@ class Expectation:
 
         `keep`: `objective` will be asked next, so posteriors are kept if they are small enough.
         """
-        pieces, self._kept = self._pieces(parameters), {}
-        if not parameters.fused or any(len(piece.blocks) > 1 for piece in pieces):
+        self._kept = {}
+        pieces, bounds = self._plan(parameters)
+        if bounds is None or not parameters.fused:
             parts = self._visit(self._visitor(parameters, keep), parameters)
         elif self._compiled_threads:
-            return fused_statistics(parameters, self.sequences, bounds_of(pieces), min(self._workers, len(pieces)))
+            return fused_statistics(parameters, self.sequences, bounds, min(self._workers, len(pieces)))
         else:
-            some = [bounds_of(pieces[k : k + TOGETHER]) for k in range(0, len(pieces), TOGETHER)]
+            some = [bounds[k : k + TOGETHER + 1] for k in range(0, len(pieces), TOGETHER)]
             parts = self._map(lambda bounds: fused_statistics(parameters, self.sequences, bounds), some)
         loglik, moves, outputs = 0.0, {}, {}
         for part in parts:

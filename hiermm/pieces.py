@@ -1,6 +1,8 @@
 """Cutting data into pieces that fit memory, and memory that pieces share."""
 
 import threading
+from bisect import bisect_right
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -29,24 +31,21 @@ def plan(offsets, size, limit, wide):
     """
     m, total = len(offsets) - 1, int(offsets[-1])
     steps = min(total / -(-total // max(size, 1)), wide)
-    long = np.append(np.flatnonzero(np.diff(offsets) > limit), m)
+    long = [*np.flatnonzero(np.diff(offsets) > limit).tolist(), m]
+    ends = offsets.tolist()
     pieces, i = [], 0
     while i < m:
-        lo, stop = int(offsets[i]), int(long[np.searchsorted(long, i)])
+        lo, stop = ends[i], long[bisect_right(long, i - 1)]
         if stop == i:
             j = i + 1
-            count = int(-(-(offsets[j] - lo) // limit))
-            cuts = np.linspace(lo, offsets[j], count + 1).astype(np.int64)
-            blocks = list(zip(cuts[:-1].tolist(), cuts[1:].tolist()))
+            cuts = np.linspace(lo, ends[j], -(-(ends[j] - lo) // limit) + 1).astype(np.int64).tolist()
+            blocks = list(pairwise(cuts))
         else:
-            fits = (
-                np.searchsorted(offsets[: stop + 1], lo + np.array([steps, 1.25 * steps, wide]), side="right") - 1 - i
-            )
-            near, nearer, most = fits.tolist()
+            near, nearer, most = (bisect_right(ends, lo + k, i, stop + 1) - 1 - i for k in (steps, 1.25 * steps, wide))
             count = stop - i if stop - i <= nearer else max(round(near / GROUP), 1) * GROUP
             j = i + max(min(count, most), 1)
-            blocks = [(lo, int(offsets[j]))]
-        pieces.append(Piece(i, lo, int(offsets[j]), offsets[i : j + 1] - lo, blocks))
+            blocks = [(lo, ends[j])]
+        pieces.append(Piece(i, lo, ends[j], offsets[i : j + 1] - lo, blocks))
         i = j
     return pieces
 
