@@ -7,7 +7,6 @@ data alone, and their statistics are summed in a fixed order, so the result does
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +97,7 @@ class Parameters:
         numbers = FEW_NUMBERS if self.fused or self.emission.iterative else PIECE_NUMBERS
         return numbers // self._columns, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
 
-    @cached_property
+    @property
     def fused(self):
         """Whether one kernel does likelihoods, recursion and sums."""
         return self.chain.matrix is not None and self.chain.emit is None and self.emission.normal is not None
