@@ -34,6 +34,7 @@ typedef struct {
     const double *A;       /* (L, N, N) */
     const int64_t *index;  /* matrix of each step, or NULL: matrix k (or the one there is) */
     double *rows, *cols;   /* constant chains: A and its transpose, (N, NP), padded with zeros; else NULL */
+    double *tiles;         /* A and its transpose for sequences side by side, see pack_tiles */
     double *panels;        /* the same A for product_both, from PANELS_FROM states on: panel after panel of columns */
 } Chain;
 
@@ -74,7 +75,7 @@ INLINE int panel_width(int64_t left) { return left >= WIDEST_PANEL ? WIDEST_PANE
 /* Copies of a constant matrix and its transpose, padded with `fill`; returns 0 without memory. */
 static int chain_prepare(Chain *c, double fill) {
     int64_t N = c->N, NP = c->NP = (N + VL - 1) / VL * VL;
-    c->rows = c->cols = c->panels = NULL;
+    c->rows = c->cols = c->panels = c->tiles = NULL;
     if (!c->constant) return 1;
     c->rows = simd_alloc((N < PANELS_FROM ? 2 : 3) * N * NP);
     if (!c->rows) return 0;

@@ -20,11 +20,25 @@ INLINE void lane_tile(const int width, const int NV, int64_t K, const double *M,
     for (int a = 0; a < width * NV; a++) y[a] = acc[a];
 }
 
+/* States of a tile, so that all are nearly equal. */
+INLINE int64_t tile_states(int64_t K) {
+    int64_t tiles = (K + TILE - 1) / TILE;
+    return (K + tiles - 1) / tiles;
+}
+
+/* Copies of M (K, ld), tile after tile of its columns: a tile is read from end to end. */
+static void pack_tiles(int64_t K, const double *M, int64_t ld, double *out) {
+    for (int64_t j = 0, width = tile_states(K); j < K; j += width) {
+        int64_t count = K - j < width ? K - j : width;
+        for (int64_t i = 0; i < K; i++, out += count) memcpy(out, M + i * ld + j, (size_t)count * sizeof(double));
+    }
+}
+
 #define TILES(W) \
-    case W: lane_tile(W, NV, K, M + j, ld, x, y + j * NV); break;
-/* y = x M with M (K, ld), in tiles of nearly equal width. */
-INLINE void lane_tiles(int64_t K, const int NV, const double *M, int64_t ld, const vd *x, vd *y) {
-    int64_t tiles = (K + TILE - 1) / TILE, width = (K + tiles - 1) / tiles;
+    case W: lane_tile(W, NV, K, M + j * K, W, x, y + j * NV); break;
+/* y = x M with the tiles of M. */
+INLINE void lane_tiles(int64_t K, const int NV, const double *M, const vd *x, vd *y) {
+    int64_t width = tile_states(K);
     for (int64_t j = 0; j < K; j += width) {
         switch (K - j < width ? K - j : width) {
             TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
@@ -34,11 +48,12 @@ INLINE void lane_tiles(int64_t K, const int NV, const double *M, int64_t ld, con
         }
     }
 }
-static void lane_tiles_1(int64_t K, const double *M, int64_t ld, const vd *x, vd *y) { lane_tiles(K, 1, M, ld, x, y); }
-static void lane_tiles_2(int64_t K, const double *M, int64_t ld, const vd *x, vd *y) { lane_tiles(K, 2, M, ld, x, y); }
+static void lane_tiles_1(int64_t K, const double *M, const vd *x, vd *y) { lane_tiles(K, 1, M, x, y); }
+static void lane_tiles_2(int64_t K, const double *M, const vd *x, vd *y) { lane_tiles(K, 2, M, x, y); }
 
-/* The same, without a loop over tiles where K is a small constant. */
-INLINE void lane_product(const int64_t K, const int NV, const double *M, int64_t ld, const vd *x, vd *y) {
+/* The same, from M (K, ld) itself and without a loop over tiles where K is a small constant. */
+INLINE void lane_product(const int64_t K, const int NV, const double *M, int64_t ld, const double *tiles, const vd *x,
+                         vd *y) {
     const int half = (int)K / 2;
     if (__builtin_constant_p(K) && K <= TILE) {
         lane_tile((int)K, NV, K, M, ld, x, y);
@@ -46,7 +61,7 @@ INLINE void lane_product(const int64_t K, const int NV, const double *M, int64_t
         lane_tile(half, NV, K, M, ld, x, y);
         lane_tile((int)K - half, NV, K, M + half, ld, x, y + half * NV);
     } else {
-        (NV == 1 ? lane_tiles_1 : lane_tiles_2)(K, M, ld, x, y);
+        (NV == 1 ? lane_tiles_1 : lane_tiles_2)(K, tiles, x, y);
     }
 }
 
@@ -76,7 +91,7 @@ INLINE void lane_likelihoods(const int64_t K, const int NV, vd *x, vd *shift) {
  * dust, or `least` collects the smallest. */
 INLINE void lane_step(const int64_t K, const int NV, const Chain *c, const double *apart, int dust, const vd *before,
                       vd *b, const vd *scale, vd *a, vd *least) {
-    lane_product(K, NV, c->rows, c->NP, before, a);
+    lane_product(K, NV, c->rows, c->NP, c->tiles, before, a);
     if (c->positive) {
         for (int64_t k = 0; k < K; k++)
             for (int v = 0; v < NV; v++) a[k * NV + v] *= b[k * NV + v] * scale[v];
@@ -208,7 +223,7 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, 
     for (int64_t t = t1 - 1; t >= t0; t--) {
         int64_t row = t - t0, r = row % BLOCK;
         vd *b = g->lik + row * W, *a = g->alpha + row * W;
-        lane_product(K, NV, c->cols, c->NP, w, beta);
+        lane_product(K, NV, c->cols, c->NP, c->tiles + K * K, w, beta);
         int edge = (double)t >= s.shortest;
         for (int v = 0; v < NV; v++) {
             vi inside = vset((double)t) < s.last[v];

@@ -244,8 +244,7 @@ static int run_steps(Call *call, Entry *e) {
 }
 
 /* Everything under one constant matrix; returns 0 without memory. */
-static int run_side_by_side(Call *call, Entry *e) {
-    const Chain *c = call->c;
+static int run_side_by_side(Chain *c, Call *call, Entry *e) {
     int64_t N = c->N, table = c->positive ? 0 : 4 * N + 4;
     int keep = call->smooth || call->all->gamma, widest = N < 32 ? 2 : 1;
     Group g = {.c = c, .symbols = call->symbols};
@@ -254,9 +253,14 @@ static int run_side_by_side(Call *call, Entry *e) {
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
     g.lik = (vd *)simd_alloc(lanes_scratch(N, e[0].T) * VL);
     if (call->all->xi) g.counts = (vd *)simd_alloc(N * N * VL);
+    c->tiles = simd_alloc(2 * N * N);
     if (table) apart = simd_alloc(table * N);
     if (keeps) kept = simd_alloc((call->m < MAX_LANES ? call->m : MAX_LANES) * e[0].T * N);
-    enough = g.lik && (g.counts || !call->all->xi) && (apart || !table) && (kept || !keeps);
+    enough = g.lik && c->tiles && (g.counts || !call->all->xi) && (apart || !table) && (kept || !keeps);
+    if (enough) {
+        pack_tiles(N, c->rows, c->NP, c->tiles);
+        pack_tiles(N, c->cols, c->NP, c->tiles + N * N);
+    }
     if (enough && table) g.apart_rows = apart_table(c, apart, table);
     g.apart = apart;
     for (int64_t k = 0, count; enough && k < call->m; k += count) {
@@ -270,6 +274,7 @@ static int run_side_by_side(Call *call, Entry *e) {
         }
     }
     simd_free(g.lik);
+    simd_free(c->tiles);
     simd_free(g.counts);
     simd_free(apart);
     simd_free(kept);
@@ -300,7 +305,7 @@ static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets,
     if (enough) {
         judge_entries(c, &call);
         for (int64_t s = 0; s < m; s++) e[s] = (Entry){offsets[s + 1] - offsets[s], s};
-        if (c->constant && m > 1 && !all->xi_steps) enough = run_side_by_side(&call, e);
+        if (c->constant && m > 1 && !all->xi_steps) enough = run_side_by_side(c, &call, e);
         else if (smooth && m > 1 && c->N > 1 && c->N <= STEPS_MOST) enough = run_steps(&call, e);
         else
             for (int64_t s = 0; s < m && enough; s++) enough = run_alone(&call, s);
