@@ -8,7 +8,9 @@
 
 #include "dense_group.h"
 
-#define TILE (VL == 8 ? 12 : 6) /* states whose sums stay in registers */
+#define TILE (VL == 8 ? 16 : 6) /* states whose sums stay in registers */
+/* States from which sums of one vector each are enough to hide their latency. Two vectors fill the caches twice as fast. */
+enum { ONE_VECTOR_FROM = VL == 8 ? 9 : 32 };
 
 /* y[j] = sum_i M[i, j] x[i] for `width` states j; x and y have NV vectors a state. */
 INLINE void lane_tile(const int width, const int NV, int64_t K, const double *M, int64_t ld, const vd *x, vd *y) {
@@ -43,7 +45,7 @@ INLINE void lane_tiles(int64_t K, const int NV, const double *M, const vd *x, vd
         switch (K - j < width ? K - j : width) {
             TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
 #if VL == 8
-            TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12)
+            TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12) TILES(13) TILES(14) TILES(15) TILES(16)
 #endif
         }
     }
