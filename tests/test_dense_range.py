@@ -401,3 +401,12 @@ def test_the_caller_keeps_subnormal_numbers(dense, m):
             smooth(dense, data, offsets, initial, maps)
             forward(dense, data, offsets, initial, maps)
             assert (np.full(16, 1e-310) * 0.5 > 0).all()
+
+
+@pytest.mark.parametrize("A", [np.eye(2)[None], np.full((1, 2, 2), 0.5)])
+def test_messages_of_any_scale(dense, A):
+    """Scaled by 2^-1000 they are subnormal, but for the largest entries."""
+    ll, initial, message = np.zeros((5, 2)), np.array([0.5, 0.5]), np.array([1.0, 2.0**-40])
+    for scale in (1.0, 2.0**-1000, 2.0**-1020):
+        out = smooth(dense, ll, offsets_of([5]), initial, A, beta_in=message * scale)
+        np.testing.assert_allclose(out["gamma"][-1], message / message.sum(), rtol=1e-12)

@@ -231,3 +231,17 @@ def test_other_chains_do_not_go_side_by_side():
     assert chain_from_tables(Structure((3,)), initial, tables, "softmax", 2)._side_by_side
     clocked = Structure((3,), timescales=(4,), clock="periodic")
     assert not chain_from_tables(clocked, initial, tables, "softmax", 2)._side_by_side
+
+
+def test_subnormal_probabilities_are_not_zero():
+    """One move in 6e307 explains the data, little by little: no step alone is out of range."""
+    lengths = [60] * 8
+    chain, inputs, ll, offsets = problem(3, 1, lengths)
+    intercept = np.array([[[0, 0, -707.9], [0, 0, -707.9], [-800, -800, 0]]])
+    rows = SoftmaxRows(np.zeros((1, 3, 3, 1)), intercept)
+    assert 0 < rows.probabilities(inputs[:1])[0, 0, 0, 2] < np.finfo(float).tiny
+    chain = Chain((np.array([[1.0, 0, 0]]),), (rows,), chain.structure)
+    ll[:] = [-25.0, -25.0, 0.0]
+    assert_equal(chain, inputs, ll, offsets)
+    r, _, _ = chain.smooth(inputs, ll.copy(), offsets)
+    assert (r.log_likelihood > -760).all() and (r.gamma[offsets[1:] - 1, 2] > 1 - 1e-12).all()

@@ -9,8 +9,8 @@
 #include "dense_group.h"
 
 #define TILE (VL == 8 ? 16 : 6) /* states whose sums stay in registers */
-/* States from which sums of one vector each are enough to hide their latency. Two vectors fill the caches twice as fast. */
-enum { ONE_VECTOR_FROM = VL == 8 ? 9 : 32 };
+/* Vectors of lanes at the most: one where its sums are enough to hide their latency; two fill the caches twice as fast. */
+INLINE int widest_lanes(int64_t K) { return K < (VL == 8 ? 9 : 32) ? MAX_NV : 1; }
 
 /* y[j] = sum_i M[i, j] x[i] for `width` states j; x and y have NV vectors a state. */
 INLINE void lane_tile(const int width, const int NV, int64_t K, const double *M, int64_t ld, const vd *x, vd *y) {
@@ -298,7 +298,7 @@ static int64_t kept_rows(int64_t K, int NV, int64_t T) {
 /* Scratch of a group whose longest sequence has T steps, in vectors, whatever the number of its lanes. */
 static int64_t lanes_scratch(int64_t K, int64_t T) {
     int64_t most = 0;
-    for (int NV = 1; NV <= MAX_NV; NV++) {
+    for (int NV = 1; NV <= widest_lanes(K); NV++) {
         int64_t rows = kept_rows(K, NV, T), segments = (T + rows - 1) / rows;
         int64_t vectors = (2 * rows + BLOCK + 2) * K * NV + segments * (K + 1) * NV + MAX_LANES * BLOCK * K / VL;
         most = vectors > most ? vectors : most;

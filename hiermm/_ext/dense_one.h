@@ -160,15 +160,9 @@ static int one_backward(const Chain *c, Run *r, double *lik, const double *alpha
 
 /* The message at the last row, its largest entry 1. Returns 0 if its evidence leaves the range. */
 static int one_message(const Chain *c, const Run *r, const double *alpha, double *beta) {
-    double top = 0, evidence = 0;
-    for (int64_t j = 0; j < c->N; j++) {
-        beta[j] = r->beta_in ? r->beta_in[j] : 1;
-        top = beta[j] > top ? beta[j] : top;
-    }
-    for (int64_t j = 0; j < c->N; j++) {
-        beta[j] /= top;
-        evidence += alpha[j] * beta[j];
-    }
+    double evidence = 0;
+    last_message(c, r, beta);
+    for (int64_t j = 0; j < c->N; j++) evidence += alpha[j] * beta[j];
     return evidence >= RANGE;
 }
 

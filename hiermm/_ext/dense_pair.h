@@ -186,19 +186,27 @@ static int pair_likelihoods(const Chain *c, const Run *r, double *lik, double *s
 
 #define PAIR_OF(n) \
     case n: taken = pair_narrow(n, c, r->T, lik, alpha, beta, w); break;
+/* The message (N,) at the last row, its largest entry 1; beta_in may be of any scale. */
+static void last_message(const Chain *c, const Run *r, double *beta) {
+    unsigned mode = keep_subnormals();
+    double top = 0;
+    for (int64_t j = 0; j < c->N; j++) {
+        beta[j] = r->beta_in ? r->beta_in[j] : 1;
+        top = beta[j] > top ? beta[j] : top;
+    }
+    for (int64_t j = 0; j < c->N; j++) beta[j] /= top;
+    restore_subnormals(mode);
+}
+
 /* The message beta_{T-1} and the first row alpha_0; returns 0 if they leave the range. */
 static int pair_ends(const Chain *c, const Run *r, const double *lik, double *alpha, double *beta) {
     int64_t N = c->N, NP = c->NP, last = (r->T - 1) * NP;
-    double top = 0, first = 0, evidence = 0;
+    double first = 0, evidence = 0;
     memset(beta + last, 0, (size_t)NP * sizeof(double));
-    for (int64_t j = 0; j < N; j++) {
-        beta[last + j] = r->beta_in ? r->beta_in[j] : 1;
-        top = beta[last + j] > top ? beta[last + j] : top;
-    }
+    last_message(c, r, beta + last);
     if (r->alpha_in) predict(c, r->start, alpha - NP, alpha);
     else memcpy(alpha, c->initial, (size_t)N * sizeof(double));
     for (int64_t j = 0; j < N; j++) {
-        beta[last + j] /= top;
         evidence += beta[last + j] * lik[last + j];
         alpha[j] *= lik[j];
         first += alpha[j];

@@ -246,7 +246,7 @@ static int run_steps(Call *call, Entry *e) {
 /* Everything under one constant matrix; returns 0 without memory. */
 static int run_side_by_side(Chain *c, Call *call, Entry *e) {
     int64_t N = c->N, table = c->positive ? 0 : 4 * N + 4;
-    int keep = call->smooth || call->all->gamma, widest = N < ONE_VECTOR_FROM ? 2 : 1;
+    int keep = call->smooth || call->all->gamma, widest = widest_lanes(N);
     Group g = {.c = c, .symbols = call->symbols};
     double *apart = NULL, *kept = NULL;
     int enough = 1, keeps = call->smooth && !c->positive && call->all->gamma && call->all->gamma == call->all->ll;

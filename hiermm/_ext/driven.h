@@ -26,16 +26,18 @@ typedef struct {
     double *before;             /* the sums before a group */
 } Driven;
 
-/* The matrices of a block, or where they are kept. */
+/* The matrices of a block, or where they are kept. Subnormal probabilities are: zeros would be states out of reach. */
 static void driven_matrices(Steps *s, int64_t t0, int again) {
     Driven *d = (Driven *)s;
     int64_t K = s->g.c->N, F = d->F, P = d->P;
     s->matrices = d->kept + t0 * K * K;
     if (again) return;
+    unsigned mode = keep_subnormals();
     gather(P, 1, &d->u, t0, d->features);
     for (int64_t i = 0; i < K; i++)
         group_probabilities(F, BLOCK, d->features, P, d->coef + i * F * P, d->intercept + i * F, d->mass, NULL,
                             d->skip[i], s->matrices + i * K, K * K);
+    restore_subnormals(mode);
 }
 
 /* Adds a block's moves to the sums. Lanes without a step there have moves and inputs of zero. */
