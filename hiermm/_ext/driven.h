@@ -26,7 +26,7 @@ typedef struct {
     double *before;             /* the sums before a group */
 } Driven;
 
-/* The matrices of a block, or where they are kept. Subnormal probabilities are: zeros would be states out of reach. */
+/* The matrices of a block, or where they are kept. Subnormal probabilities stay: a zero puts a state out of reach. */
 static void driven_matrices(Steps *s, int64_t t0, int again) {
     Driven *d = (Driven *)s;
     int64_t K = s->g.c->N, F = d->F, P = d->P;
