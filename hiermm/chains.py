@@ -5,7 +5,7 @@ expected counts, and return the chain that maximises them. One level gives a fla
 El Hihi & Bengio (1995), P(x_t | x_{t-1}) = prod_s P(x_t^s | x_{t-1}^s, x_{t-1}^{parent}).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import lcm
 
@@ -14,7 +14,7 @@ import numpy as np
 from hiermm.inference import Smoothed, Transitions, smooth
 from hiermm.operators import check_dense_size
 from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows
-from hiermm.structure import PARENT, Structure
+from hiermm.structure import Structure
 from hiermm.tables import TableRows
 
 # Up to so many times the levels' multiply-adds the dense kernels are quicker: all levels seen, or only some.
@@ -101,11 +101,11 @@ class Chain:
         do. (Where not all levels are seen, likelihoods are spread over the joint states first.) Entries that are
         products too small for a double are left to the levels.
         """
-        if not self.constant or set(self.periods) != {1}:
+        if not self.constant:
             return None
         if self.flat:
             return self._tables.reshape(self.n_states, self.n_states)
-        if self.n_states > DENSE_WINS[self.emit is not None] * sum(self.sizes):
+        if set(self.periods) != {1} or self.n_states > DENSE_WINS[self.emit is not None] * sum(self.sizes):
             return None
         moves = [True] * len(self.sizes)
         matrix = self.dense(self._tables, moves)[0]
@@ -122,11 +122,6 @@ class Chain:
         tables = [rows.probs.reshape(len(rows.probs), -1) for rows in self.rows]
         return tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
 
-    @cached_property
-    def _shape(self):
-        sizes, periods = np.array(self.sizes, dtype=np.int64), np.array(self.periods, dtype=np.int64)
-        return {"sizes": sizes, "parent": PARENT[self.structure.coupling], "periods": periods, "emit": self.emit}
-
     def compile(self, inputs, room=None):
         """Return the `Transitions` along `inputs` (n, P), at O(1) for tables, O(n sum_s R_s K_s^2 P) for softmax.
 
@@ -139,14 +134,13 @@ class Chain:
                 level.compile(inputs, self.level(rows, s))
         else:
             rows, index = self._tables, self.rows[0].index(inputs)
-        return Transitions(self.joint_initial, rows, index, **self._shape)
+        return Transitions(self.joint_initial, rows, index, **self.structure.arrays)
 
     def quickest(self, inputs, room=None):
         """Return the same as a flat chain of joint states, if that takes less time than level by level (`matrix`)."""
         if self.matrix is None:
             return self.compile(inputs, room)
-        one = np.ones(1, dtype=np.int64)
-        return Transitions(self.joint_initial, self.matrix.reshape(1, -1), None, one * self.n_states, 0, one, self.emit)
+        return Transitions(self.joint_initial, self.matrix.reshape(1, -1), None, **self.structure.joint_arrays)
 
     def smooth(self, inputs, ll, offsets, room=None, leaving=False, **block):
         """Smooth packed sequences and add up what the M-step needs to know of the moves.
@@ -245,7 +239,7 @@ class Chain:
             total = counts.sum(axis=1, keepdims=True)
             initial.append(np.divide(counts, total, out=before.copy(), where=total > 0))
             rows.append(level.maximise(self._of_level(stats, s)))
-        return replace(self, initial=tuple(initial), rows=tuple(rows))
+        return Chain(tuple(initial), tuple(rows), self.structure)
 
     @staticmethod
     def _of_level(stats, s):
@@ -285,7 +279,7 @@ class Chain:
     def between(self, other, fractions):
         """Return the chain whose rows of level s lie `fractions[s]` of the way to those of `other`."""
         rows = [a.between(b, fraction) for a, b, fraction in zip(self.rows, other.rows, fractions)]
-        return replace(other, rows=tuple(rows))
+        return Chain(other.initial, tuple(rows), other.structure)
 
     @property
     def n_parameters(self):

@@ -6,6 +6,7 @@ is due anyway, say whether the objective has risen; only if it has not is a line
 
 import warnings
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -142,7 +143,7 @@ def run(expectation, start, *, max_iter, tol, progress=None):
 
 def _acceptable(objective, before):
     """Whether EM may go on from here; a fall beyond rounding or a NaN is named in a warning."""
-    if not np.isfinite(objective):
+    if not isfinite(objective):
         if not before:
             raise FloatingPointError(f"the log-likelihood of the starting parameters is {objective}.")
         warnings.warn(

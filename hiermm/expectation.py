@@ -7,6 +7,7 @@ data alone, and their statistics are summed in a fixed order, so the result does
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Parameters:
 
     def log_prior(self):
         """Return the log prior density that EM adds to the log-likelihood (0 without priors)."""
-        return float(self.chain.penalty().sum() + self.emission.log_prior())
+        return float(sum(rows.penalty() for rows in self.chain.rows) + self.emission.log_prior())
 
     @property
     def iterative(self):
@@ -81,23 +82,18 @@ class Parameters:
         rows = 3 * int(self.chain.bounds[-1]) if self.chain.driven else 0
         return 8 * (3 * padded + 2 * joint + 2 * emit + rows + 8)
 
-    def bytes_in_group(self):
-        """Return the same for sequences side by side; the dense kernels under one matrix bound their own part."""
-        return 8 * self._columns if self.chain.matrix is not None else self.bytes_per_step()
-
-    @property
-    def _columns(self):
-        """Likelihoods and posteriors of a step: of the emission, and where they differ of the joint states as well."""
-        spread = self.chain.matrix is not None and self.chain.emit is not None
-        return self.emission.n_states + (self.chain.n_states if spread else 0)
-
     def steps_at_once(self):
         """Return how many steps a piece should have, and the scratch holds: alone, and in a group side by side."""
-        limit = max(SCRATCH_BYTES // self.bytes_per_step(), 2)
+        columns, alone = self.emission.n_states, self.bytes_per_step()
+        in_group = alone
+        if self.chain.matrix is not None:  # the dense kernels bound their own part; likelihoods and posteriors are left
+            columns += self.chain.n_states if self.chain.emit is not None else 0  # spread over the joint states
+            in_group = 8 * columns
+        limit = max(SCRATCH_BYTES // alone, 2)
         numbers = FEW_NUMBERS if self.fused or self.emission.iterative else PIECE_NUMBERS
-        return numbers // self._columns, limit, max(SCRATCH_BYTES // self.bytes_in_group(), limit)
+        return numbers // columns, limit, max(SCRATCH_BYTES // in_group, limit)
 
-    @property
+    @cached_property
     def fused(self):
         """Whether one kernel does likelihoods, recursion and sums."""
         return self.chain.matrix is not None and self.chain.emit is None and self.emission.normal is not None
@@ -283,7 +279,7 @@ class Expectation:
         self.sequences = sequences
         self.n_observed = max(sequences.n_observed, 1)
         self._workers = effective_n_jobs(n_jobs)
-        self._pool = ThreadPoolExecutor(self._workers - 1) if self._workers > 1 else None
+        self._pool = None
         self._compiled_threads = HAS_THREADS and not _forked
         self._plans = {}
         self._kept = {}
@@ -319,7 +315,10 @@ class Expectation:
             for number in todo:
                 values[number] = function(items[number])
 
-        helpers = [self._pool.submit(work) for _ in range(min(self._workers, len(items)) - 1)]
+        n_helpers = min(self._workers, len(items)) - 1
+        if n_helpers and self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers - 1)
+        helpers = [self._pool.submit(work) for _ in range(n_helpers)]
         try:
             work()
         finally:

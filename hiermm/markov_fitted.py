@@ -43,7 +43,8 @@ class FittedMarkov(BaseEstimator):
             shape = [{"R": r, "K": k, **sizes}[axis] for axis in axes]
             stored = [size for size, axis in zip(shape, axes) if not (self._flat and axis == "R")]
             check_shape(label, np.asarray(array), stored)
-            checked.append((_as_rows(label, array, len(stored)) if probabilities else np.asarray(array)).reshape(shape))
+            values = as_probabilities(label, array, len(stored)) if probabilities else np.asarray(array)
+            checked.append(values.reshape(shape))
         return checked
 
     def _chain(self, structure=None, kind=None):
@@ -307,13 +308,6 @@ def _named_rows(sequences):
     except BadRow as error:
         sequence, step = sequences.locate(error.row)
         raise ValueError(f"sequence {sequence}, step {step}: {error.reason}") from None
-
-
-def _as_rows(name, value, ndim):
-    """Return probability rows; the very same values where their sums are already 1 to rounding."""
-    checked = as_probabilities(name, value, ndim)
-    value = np.ascontiguousarray(value, dtype=np.float64)
-    return value if (np.abs(value.sum(axis=-1) - 1) <= 1e-12).all() else checked
 
 
 def _check_sticky(level, probs, w):

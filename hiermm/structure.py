@@ -64,6 +64,18 @@ class Structure:
         return len(self.sizes) == 1 and self.periods[0] == 1 and self.emit is None
 
     @cached_property
+    def arrays(self):
+        """What `hiermm.inference.Transitions` takes of it."""
+        sizes, periods = np.array(self.sizes, dtype=np.int64), np.array(self.periods, dtype=np.int64)
+        return {"sizes": sizes, "parent": PARENT[self.coupling], "periods": periods, "emit": self.emit}
+
+    @cached_property
+    def joint_arrays(self):
+        """The same of one level of all joint states."""
+        sizes, periods = np.array([self.n_states], dtype=np.int64), np.ones(1, dtype=np.int64)
+        return {"sizes": sizes, "parent": 0, "periods": periods, "emit": self.emit}
+
+    @cached_property
     def n_emission_rows(self):
         """Number of parameter rows of the emission."""
         levels = range(len(self.sizes)) if self.emission_levels is None else self.emission_levels

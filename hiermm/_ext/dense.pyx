@@ -88,9 +88,12 @@ cdef extern from "<string.h>" nogil:
 HAS_THREADS = bool(OPENMP)  # whether `smooth_normal` was compiled to use several
 
 
-cdef check(name, array, shape):
-    if array is not None and array.shape[: len(shape)] != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape[: len(shape)]}")
+cdef check(str name, const Py_ssize_t *found, tuple shape):
+    """Compare the shape of an array (with no shape: of none) before Python sees it as an object, which takes a while."""
+    cdef int k
+    for k in range(len(shape)):
+        if found[k] != shape[k]:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple([found[j] for j in range(len(shape))])}")
 
 
 cdef check_chain(int64_t n, int64_t N, const int64_t[::1] offsets, const double[::1] initial,
@@ -102,12 +105,12 @@ cdef check_chain(int64_t n, int64_t N, const int64_t[::1] offsets, const double[
     for s in range(m):
         if offsets[s + 1] <= offsets[s]:
             raise ValueError(f"sequence {s} is empty")
-    check("initial", initial, (N,))
-    check("A", A, (L, N, N))
+    check("initial", initial.shape, (N,))
+    check("A", A.shape, (L, N, N))
     if index is None and L != 1 and L != n:
         raise ValueError(f"A must hold 1 or {n} matrices when there is no index, got {L}")
     if index is not None:
-        check("index", index, (n,))
+        check("index", index.shape, (n,))
         for k in range(n):
             if index[k] < 0 or index[k] >= L:
                 raise ValueError(f"index must lie in 0..{L - 1}, row {k} has {index[k]}")
@@ -155,10 +158,10 @@ def forward(const double[:, ::1] ll,            # IN (n, N)
     cdef Run r
     cdef int enough
     check_chain(n, N, offsets, initial, A, index)
-    check("alpha_in", alpha_in, (N,))
-    check("alpha", alpha, (n, N))
-    check("loglik", loglik, (m,))
-    check("status", status, (m,))
+    check("alpha_in", alpha_in.shape, () if alpha_in is None else (N,))
+    check("alpha", alpha.shape, () if alpha is None else (n, N))
+    check("loglik", loglik.shape, (m,))
+    check("status", status.shape, (m,))
     if alpha_in is not None and m != 1:
         raise ValueError(f"alpha_in continues one sequence, got {m}")
     if judged and m != 1:
@@ -203,14 +206,14 @@ def smooth(const double[:, ::1] ll,             # IN (n, N)
     cdef Run r
     cdef int enough
     check_chain(n, N, offsets, initial, A, index)
-    check("alpha_in", alpha_in, (N,))
-    check("beta_in", beta_in, (N,))
-    check("gamma", gamma, (n, N))
-    check("loglik", loglik, (m,))
-    check("status", status, (m,))
-    check("xi", xi, (A.shape[0], N, N))
-    check("xi_steps", xi_steps, (n, N, N))
-    check("beta_out", beta_out, (N,))
+    check("alpha_in", alpha_in.shape, () if alpha_in is None else (N,))
+    check("beta_in", beta_in.shape, () if beta_in is None else (N,))
+    check("gamma", gamma.shape, (n, N))
+    check("loglik", loglik.shape, (m,))
+    check("status", status.shape, (m,))
+    check("xi", xi.shape, () if xi is None else (A.shape[0], N, N))
+    check("xi_steps", xi_steps.shape, () if xi_steps is None else (n, N, N))
+    check("beta_out", beta_out.shape, () if beta_out is None else (N,))
     if m != 1 and (alpha_in is not None or beta_in is not None):
         raise ValueError(f"alpha_in and beta_in belong to a block of one sequence, got {m}")
     if beta_out is not None and alpha_in is None:
@@ -256,12 +259,12 @@ def smooth_symbols(const double[:, ::1] table,      # IN (M, N)
     cdef Symbols s
     cdef int enough
     check_chain(n, N, offsets, initial, A, None)
-    check("A", A, (1, N, N))
-    check("gamma", gamma, (M, N))
-    check("first", first, (m, N))
-    check("loglik", loglik, (m,))
-    check("status", status, (m,))
-    check("xi", xi, (1, N, N))
+    check("A", A.shape, (1, N, N))
+    check("gamma", gamma.shape, (M, N))
+    check("first", first.shape, (m, N))
+    check("loglik", loglik.shape, (m,))
+    check("status", status.shape, (m,))
+    check("xi", xi.shape, (1, N, N))
     c = chain(N, initial, A, None)
     memset(&r, 0, sizeof(Run))
     memset(&s, 0, sizeof(Symbols))
@@ -308,13 +311,18 @@ def smooth_normal(const double[:, ::1] outputs,         # IN (n, D)
     cdef Sums to
     cdef int failed = 0
     check_chain(n, N, offsets, initial, A, None)
-    for name, array, shape in (
-        ("inputs", inputs, (n,)), ("coef", coef, (N, D, P)), ("intercept", intercept, (N, D)),
-        ("variances", variances, (N, D)), ("A", A, (1, N, N)), ("loglik", loglik, (m,)), ("status", status, (m,)),
-        ("first", first, (N,)), ("xi", xi, (N, N)), ("gram", gram, (N, D, P + 1, P + 1)),
-        ("cross", cross, (N, D, P + 1)), ("scatter", scatter, (N, D)),
-    ):
-        check(name, array, shape)
+    check("inputs", inputs.shape, (n, P))
+    check("coef", coef.shape, (N, D, P))
+    check("intercept", intercept.shape, (N, D))
+    check("variances", variances.shape, (N, D))
+    check("A", A.shape, (1, N, N))
+    check("loglik", loglik.shape, (m,))
+    check("status", status.shape, (m,))
+    check("first", first.shape, (N,))
+    check("xi", xi.shape, (N, N))
+    check("gram", gram.shape, (N, D, P + 1, P + 1))
+    check("cross", cross.shape, (N, D, P + 1))
+    check("scatter", scatter.shape, (N, D))
     if pieces < 1 or bounds[0] < 0 or bounds[pieces] > m or threads < 1:
         raise ValueError(f"bounds must lie in 0..{m}, the number of sequences, with at least one thread")
     for k in range(pieces):
@@ -357,8 +365,8 @@ def viterbi(const double[:, ::1] ll,            # IN (n, N)
     cdef Chain c
     cdef double *scratch
     check_chain(n, N, offsets, log_initial, log_A, index)
-    check("path", path, (n,))
-    check("log_prob", log_prob, (m,))
+    check("path", path.shape, (n,))
+    check("log_prob", log_prob.shape, (m,))
     c = chain(N, log_initial, log_A, index)
     scratch = NULL
     with nogil:
@@ -396,7 +404,7 @@ def sample_path(const double[::1] initial,      # IN (N,)
     """Draw hidden paths from the chain itself: state k is the inverse distribution function at `uniforms[k]`."""
     cdef int64_t n = uniforms.shape[0], N = initial.shape[0], s, k, which
     check_chain(n, N, offsets, initial, A, index)
-    check("path", path, (n,))
+    check("path", path.shape, (n,))
     with nogil:
         for s in range(offsets.shape[0] - 1):
             path[offsets[s]] = draw(N, &initial[0], uniforms[offsets[s]])

@@ -147,9 +147,9 @@ class Gaussian(NormalEmission):
         return {"means_": theta[:, :, 0], "covariances_": covariances}
 
     def _ridge(self):
-        D = self.means_.shape[1]
         if self.means_weight == 0:
-            return np.zeros(1), np.zeros((D, 1))
+            return None
+        D = self.means_.shape[1]
         centre = as_parameter("means_prior", self.means_prior, (0, 1))
         if centre.ndim:
             check_shape("means_prior", centre, (D,))

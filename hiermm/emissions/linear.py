@@ -147,6 +147,8 @@ class LinearGaussian(NormalEmission):
         return {"coef_": theta[:, :, 1:], "intercept_": theta[:, :, 0], "covariances_": covariances}
 
     def _ridge(self):
+        if self.alpha == 0:
+            return None
         F = self.coef_.shape[2] + 1
         ridge = np.full(F, float(self.alpha))
         ridge[0] = 0.0

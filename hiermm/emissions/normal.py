@@ -38,7 +38,10 @@ class NormalEmission(Emission):
         raise AttributeError("a normal emission must name its arrays")
 
     def _ridge(self):
-        """Return the prior's precision (F,) of each coefficient, relative to the noise's, and its centre (D, F)."""
+        """Return the prior's precision (F,) of each coefficient, relative to the noise's, and its centre (D, F).
+
+        None where there is no prior.
+        """
         raise AttributeError("a normal emission must state its prior")
 
     # -- protocol ----------------------------------------------------------------------------------------------------
@@ -153,7 +156,8 @@ class NormalEmission(Emission):
         # No variance of the data is larger; NaN if some are missing.
         most = max(float(np.vdot(outputs, outputs)) / len(outputs), 1.0)
         if new._matrices is None and new.covariances_.min() >= new.min_variance * most:
-            return new._floored(None)
+            new._floor = None
+            return new
         centre = new._intercept.mean(axis=0)
         floor = (1 - 1e-12) * new.min_variance * moment_variance(*data_sums(outputs, centre), centre)
         if new._matrices is None:
@@ -184,9 +188,10 @@ class NormalEmission(Emission):
     def _with_prior(self, theta, stats):
         """Return gram, cross and scatter, with the observations added that the prior of the coefficients stands for."""
         gram, cross, scatter = stats["gram"], stats["cross"], stats["scatter"]
-        ridge, centre = self._ridge()
-        if not ridge.any():
+        prior = self._ridge()
+        if prior is None:
             return gram, cross, scatter
+        ridge, centre = prior
         away = theta - centre
         pull = ridge * away
         if self._variances is None:
@@ -240,8 +245,9 @@ class NormalEmission(Emission):
         centre = theta[:, :, 0].mean(axis=0)
         shifted = theta.copy()
         shifted[:, :, 0] -= centre
-        first = cross[:, :, 0] + np.einsum("kdf,kdf->kd", shifted, gram[:, :, :, 0])
-        second = np.einsum("kdf,kdfg,kdg->kd", shifted, gram, shifted), 2 * (shifted * cross).sum(-1), scatter
+        pulled = (gram @ shifted[..., None])[..., 0]
+        first = cross[:, :, 0] + pulled[:, :, 0]
+        second = (shifted * pulled).sum(-1), 2 * (shifted * cross).sum(-1), scatter
         terms = sum(np.abs(term).sum(axis=0) for term in second)  # of whose size rounding errors are
         return moment_variance(gram[:, :, 0, 0].sum(axis=0), first.sum(axis=0), sum(second).sum(axis=0), centre, terms)
 
@@ -264,14 +270,15 @@ class NormalEmission(Emission):
 
     def log_prior(self):
         """Return the log prior density of the parameters, up to a constant; the formula is in the class notes."""
-        ridge, centre = self._ridge()
-        pseudo, guess = self._pseudo(self.n_outputs)
-        if pseudo == 0 and not ridge.any():
+        D, value, prior = self.n_outputs, 0.0, self._ridge()
+        pseudo, guess = self._pseudo(D)
+        if prior is None and not pseudo:
             return 0.0
-        D = self.n_outputs
         W, log_norm = cov.whiteners(self._covariance_matrices())
-        away = W @ (self._theta() - centre)
-        value = -0.5 * (ridge * away**2).sum()
+        if prior is not None:
+            ridge, centre = prior
+            away = W @ (self._theta() - centre)
+            value -= 0.5 * (ridge * away**2).sum()
         if pseudo:
             log_det = -2 * log_norm - D * np.log(2 * np.pi)
             fit = log_det + np.einsum("kij,jl,kil->k", W, guess, W)
@@ -306,9 +313,9 @@ def solve(gram, cross):
 
     The matrices are scaled to unit diagonal first, so that the units of the inputs do not matter.
     """
-    diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
     if gram.shape[-1] == 1:
-        return np.divide(cross, diagonal, out=np.zeros_like(cross), where=diagonal > 0)
+        return np.divide(cross, gram[..., 0], out=np.zeros(cross.shape), where=gram[..., 0] > 0)
+    diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
     # Not sqrt(1 / diagonal), which overflows where the posteriors of a nearly dead state are subnormal.
     unit = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
     values, vectors = np.linalg.eigh(gram * unit[..., :, None] * unit[..., None, :])
