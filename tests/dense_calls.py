@@ -16,7 +16,9 @@ def offsets_of(lengths):
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def smooth(dense, ll, offsets, initial, A, index=None, alpha_in=None, beta_in=None, steps=True, alias=False):
+def smooth(
+    dense, ll, offsets, initial, A, index=None, alpha_in=None, beta_in=None, steps=True, alias=False, counts=True
+):
     n, N = ll.shape
     ll = np.ascontiguousarray(ll)
     gamma = ll if alias else np.full((n, N), np.nan)
@@ -24,7 +26,7 @@ def smooth(dense, ll, offsets, initial, A, index=None, alpha_in=None, beta_in=No
         "gamma": gamma,
         "loglik": np.full(len(offsets) - 1, np.nan),
         "status": np.full(len(offsets) - 1, 99),
-        "xi": np.zeros(A.shape),
+        "xi": np.zeros(A.shape) if counts else None,
         "xi_steps": np.full((n, N, N), np.nan) if steps else None,
         "beta_out": np.full(N, np.nan) if alpha_in is not None else None,
     }

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from dense_calls import assert_sequence, available, forward, offsets_of, smooth
+from dense_calls import assert_sequence, available, forward, offsets_of, reference, smooth
 from oracles import enumerate_chain, log, log_viterbi, per_step, random_chain
 
 from hiermm._ext import load
@@ -63,6 +63,34 @@ def test_any_size_and_mixed_lengths(dense, N, kind):
     again = smooth(dense, ll.copy(), offsets, initial, A, index, steps=False, alias=True)
     np.testing.assert_allclose(again["gamma"], out["gamma"], rtol=0, atol=1e-13)
     np.testing.assert_allclose(again["xi"], out["xi"], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("alias", [True, False])
+@pytest.mark.parametrize("N", [2, 4, 7, 8, 9, 16, 20, 32, 40, 64, 70])
+def test_one_run_meets_in_the_middle(dense, N, alias, counts):
+    """One sequence under a constant matrix without zeros goes from both ends; also as a block, and up to a step that
+    is impossible."""
+    rng = np.random.default_rng(N)
+    before, after = rng.dirichlet(np.ones(N)), 1e-9 * rng.random(N)
+    for T in [*range(2, 10), 41, 90]:
+        initial, A, ll = random_chain(rng, N, T)
+        whole = reference(initial, A, None, 0, T, ll)
+        options = {"steps": False, "alias": alias, "counts": counts}
+        out = smooth(dense, ll.copy(), offsets_of([T]), initial, A, **options)
+        np.testing.assert_allclose(out["loglik"], whole.loglik, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(out["gamma"], whole.gamma, rtol=0, atol=1e-12)
+        if counts:
+            np.testing.assert_allclose(out["xi"][0], whole.xi.sum(axis=0), rtol=1e-12, atol=1e-12)
+        block = smooth(dense, ll.copy(), offsets_of([T]), initial, A, None, before, after, **options)
+        apart = smooth(dense, ll.copy(), offsets_of([T]), initial, A, None, before, after)  # there and back
+        for name in ("loglik", "gamma", "beta_out", *(["xi"] if counts else [])):
+            np.testing.assert_allclose(block[name], apart[name], rtol=1e-12, atol=1e-12, err_msg=name)
+        for t in range(min(T, 9)):
+            bad = ll.copy()
+            bad[t] = -np.inf
+            out = smooth(dense, bad, offsets_of([T]), initial, A, **options)
+            assert out["status"][0] == -1 - t and out["loglik"][0] == -np.inf and not out["gamma"].any()
 
 
 @pytest.mark.parametrize("lengths", [[10_000], [10_000, 3], [4_000] * 3, [700, 500, 300] * 5, [1] * 40])

@@ -76,21 +76,52 @@ INLINE void pair_step(const int V, const Chain *c, const double *before, const d
     }
 }
 
-/* The recursions. lik (T, NP) holds relative likelihoods; alpha and beta (T, NP) receive the rows, alpha_t being
- * proportional to the filtered and beta_t to the message at t; alpha_0 and beta_{T-1} are there. Every `pace` steps both
- * are scaled by a power of two, alpha through lik, so that alpha_t = (alpha_{t-1} A) lik_t holds exactly. w (NP,) ends as
- * lik_0 beta_0. Returns log2 of the scale taken out of alpha. */
-INLINE double pair_wide(const int V, const Chain *c, int64_t T, double *lik, double *alpha, double *beta, double *w) {
-    const int64_t NP = V ? V * VL : c->NP;
-    double taken = 0, ignored = 0;
+/* Posterior row t from alpha_t and beta_t. For counts lik_t turns into the row w with xi_t = A * (alpha_{t-1}' w). */
+INLINE void pair_row(const int V, const Chain *c, Run *r, int64_t t, double *l, const double *a, const double *b) {
+    const int64_t N = c->N, NP = V ? V * VL : c->NP;
+    double *gamma = r->gamma + t * N;
+    vd evidence = {};
+    for (int64_t j = 0; j < NP; j += VL) evidence += vload(a + j) * vload(b + j);
+    vd norm = vset(1 / hsum(evidence));
+    for (int64_t j = 0; j < NP; j += VL) {
+        vd x = vload(b + j) * norm, y = vload(a + j) * x;
+        if (r->xi) vstore(l + j, vload(l + j) * x);
+        if (j + VL <= N) vstore(gamma + j, y);
+        else vstore_part(gamma + j, N - j, y);
+    }
+}
+
+/* Relative likelihoods of a row; their maximum is added to `shift`. */
+INLINE void pair_likelihood(const Chain *c, const Run *r, int64_t t, double *lik, double *shift) {
+    *shift += relative_likelihoods(c->N, c->NP, r->ll + t * c->N, lik + t * c->NP);
+}
+
+/* The recursions. lik (T, NP) receives relative likelihoods, alpha and beta (T, NP) the rows, alpha_t being
+ * proportional to the filtered and beta_t to the message at t; lik_0, lik_{T-1}, alpha_0 and beta_{T-1} are there. Every
+ * `pace` steps both are scaled by a power of two, alpha through lik, so that alpha_t = (alpha_{t-1} A) lik_t holds
+ * exactly. w (NP,) ends as lik_0 beta_0.
+ *
+ * In the second half of the steps each row gets its posteriors at once, and unless counts are wanted the rows of alpha
+ * and beta take two places in turn there: what is not written does not pass through the caches. Returns the
+ * log-likelihood less that of lik_0 and lik_{T-1}, or -inf, with nothing written to gamma, if a step is impossible. */
+INLINE double pair_wide(const int V, const Chain *c, Run *r, double *lik, double *alpha, double *beta, double *w) {
+    const int64_t NP = V ? V * VL : c->NP, T = r->T, half = r->xi ? T : T / 2;
+    double *a = alpha, shift = 0, taken = 0, ignored = 0;
     int left = c->pace;
     for (int64_t j = 0; j < NP; j++) w[j] = lik[(T - 1) * NP + j] * beta[(T - 1) * NP + j];
     for (int64_t t = 1, u = T - 2; t < T; t++, u--) {
-        double *a = alpha + t * NP, *b = beta + u * NP, *l = lik + t * NP, *k = lik + u * NP;
+        int64_t place = t < half ? t : half + ((t - half) & 1);
+        double *before = a, *b = beta + (T - 1 - place) * NP, *l = lik + t * NP, *k = lik + u * NP;
+        a = alpha + place * NP;
+        if (t <= u) {
+            pair_likelihood(c, r, t, lik, &shift);
+            if (t < u) pair_likelihood(c, r, u, lik, &shift);
+            if (!(shift > -HUGE_VAL)) return -HUGE_VAL;
+        }
         if (!--left) {
             vd sum = {}, back = {};
             for (int64_t j = 0; j < NP; j += VL) {
-                sum += vload(a - NP + j);
+                sum += vload(before + j);
                 back += vload(w + j);
             }
             vd up = vset(scale1(hsum(sum), &taken)), down = vset(scale1(hsum(back), &ignored));
@@ -100,9 +131,14 @@ INLINE double pair_wide(const int V, const Chain *c, int64_t T, double *lik, dou
             }
             left = c->pace;
         }
-        pair_step(V, c, a - NP, l, k, a, b, w);
+        pair_step(V, c, before, l, k, a, b, w);
+        if (t < u) continue;
+        pair_row(V, c, r, t, l, a, t > u ? beta + t * NP : b);
+        if (t > u) pair_row(V, c, r, u, k, alpha + u * NP, b);
     }
-    return taken;
+    double total = 0;
+    for (int64_t j = 0; j < c->N; j++) total += a[j];
+    return shift + taken * LOG2 + log(total);
 }
 
 /* sum_i x[i] M[i] for N <= VL rows held in registers. */
@@ -112,11 +148,36 @@ INLINE vd narrow_product(const int N, vd x, const vd *M) {
     return N > 2 ? (acc[0] + acc[1]) + (acc[2] + acc[3]) : acc[0] + acc[1];
 }
 
-/* The same for N <= VL states, N a constant: matrices and rows stay in registers. */
-INLINE double pair_narrow(const int N, const Chain *c, int64_t T, double *lik, double *alpha, double *beta, double *w) {
+/* Relative likelihoods of all steps but the first and the last of narrow rows, VL at a time, one a lane, so that no
+ * exponential is spent on padding. Returns the sum of the maxima, -inf if a step is impossible. */
+static double narrow_likelihoods(const Chain *c, const Run *r, double *lik) {
+    int64_t N = c->N, t = 1;
+    double shift = 0;
+    vd tops = {}, least = {};
+    for (; N < VL && t + VL < r->T; t += VL) {
+        vd x[VL], top;
+        for (int q = 0; q < VL; q++) x[q] = vload_part(r->ll + (t + q) * N, N, 0.0);
+        vtranspose(x);
+        top = x[0];
+        for (int j = 1; j < N; j++) top = vmax(top, x[j]);
+        tops += top;
+        least = vmin(least, top);
+        for (int j = 0; j < N; j++) x[j] = vexp_low(x[j] - top);
+        vtranspose(x);
+        for (int q = 0; q < VL; q++) vstore(lik + (t + q) * VL, x[q]);
+    }
+    if (!(hmin(least) > -HUGE_VAL)) return -HUGE_VAL;
+    for (; t < r->T - 1 && shift > -HUGE_VAL; t++) pair_likelihood(c, r, t, lik, &shift);
+    return shift + hsum(tops);
+}
+
+/* pair_wide for N <= VL states, N a constant: matrices and rows stay in registers, and all rows in the caches. */
+INLINE double pair_narrow(const int N, const Chain *c, Run *r, double *lik, double *alpha, double *beta, double *w) {
+    const int64_t T = r->T;
     vd rows[VL], cols[VL], x = vload(alpha), y = vload(beta + (T - 1) * VL) * vload(lik + (T - 1) * VL);
-    double taken = 0, ignored = 0;
+    double shift = narrow_likelihoods(c, r, lik), taken = 0, ignored = 0;
     int left = c->pace;
+    if (!(shift > -HUGE_VAL)) return -HUGE_VAL;
     for (int i = 0; i < N; i++) {
         rows[i] = vload(c->rows + i * VL);
         cols[i] = vload(c->cols + i * VL);
@@ -136,56 +197,10 @@ INLINE double pair_narrow(const int N, const Chain *c, int64_t T, double *lik, d
         vstore(beta + u * VL, b);
     }
     vstore(w, y);
-    return taken;
+    for (int64_t t = 0; t < T; t++) pair_row(1, c, r, t, lik + t * VL, alpha + t * VL, beta + t * VL);
+    return shift + taken * LOG2 + log(hsum(x));
 }
 
-/* Posterior rows; lik turns into the rows w with xi_t = A * (alpha_{t-1}' w_t). */
-INLINE void pair_finish(const int V, const Chain *c, Run *r, double *lik, const double *alpha, const double *beta) {
-    const int64_t N = c->N, NP = V ? V * VL : c->NP;
-    for (int64_t t = 0; t < r->T; t++) {
-        const double *a = alpha + t * NP, *b = beta + t * NP;
-        double *l = lik + t * NP, *gamma = r->gamma + t * N;
-        vd evidence = {};
-        for (int64_t j = 0; j < NP; j += VL) evidence += vload(a + j) * vload(b + j);
-        vd norm = vset(1 / hsum(evidence));
-        for (int64_t j = 0; j < NP; j += VL) {
-            vd x = vload(b + j) * norm, y = vload(a + j) * x;
-            if (r->xi) vstore(l + j, vload(l + j) * x);
-            if (j + VL <= N) vstore(gamma + j, y);
-            else vstore_part(gamma + j, N - j, y);
-        }
-    }
-}
-
-/* Relative likelihoods of all steps, and the sum of the maxima. Narrow rows go VL at a time, one a lane, so that no
- * exponential is spent on padding. Returns 0 if a step is impossible. */
-static int pair_likelihoods(const Chain *c, const Run *r, double *lik, double *shift) {
-    int64_t N = c->N, NP = c->NP, t = 0;
-    vd tops = {}, least = {};
-    for (; N < VL && t + VL <= r->T; t += VL) {
-        vd x[VL], top;
-        for (int q = 0; q < VL; q++) x[q] = vload_part(r->ll + (t + q) * N, N, 0.0);
-        vtranspose(x);
-        top = x[0];
-        for (int j = 1; j < N; j++) top = vmax(top, x[j]);
-        tops += top;
-        least = vmin(least, top);
-        for (int j = 0; j < N; j++) x[j] = vexp_low(x[j] - top);
-        vtranspose(x);
-        for (int q = 0; q < VL; q++) vstore(lik + (t + q) * VL, x[q]);
-    }
-    *shift = hsum(tops);
-    if (!(hmin(least) > -HUGE_VAL)) return 0;
-    for (; t < r->T; t++) {
-        double top = relative_likelihoods(N, NP, r->ll + t * N, lik + t * NP);
-        if (!(top > -HUGE_VAL)) return 0;
-        *shift += top;
-    }
-    return 1;
-}
-
-#define PAIR_OF(n) \
-    case n: taken = pair_narrow(n, c, r->T, lik, alpha, beta, w); break;
 /* The message (N,) at the last row, its largest entry 1; beta_in may be of any scale. */
 static void last_message(const Chain *c, const Run *r, double *beta) {
     unsigned mode = keep_subnormals();
@@ -198,10 +213,14 @@ static void last_message(const Chain *c, const Run *r, double *beta) {
     restore_subnormals(mode);
 }
 
-/* The message beta_{T-1} and the first row alpha_0; returns 0 if they leave the range. */
-static int pair_ends(const Chain *c, const Run *r, const double *lik, double *alpha, double *beta) {
+/* The likelihoods of the first and the last step, the message beta_{T-1} and the row alpha_0; returns 0 if they leave
+ * the range. */
+static int pair_ends(const Chain *c, const Run *r, double *lik, double *alpha, double *beta, double *shift) {
     int64_t N = c->N, NP = c->NP, last = (r->T - 1) * NP;
     double first = 0, evidence = 0;
+    pair_likelihood(c, r, 0, lik, shift);
+    pair_likelihood(c, r, r->T - 1, lik, shift);
+    if (!(*shift > -HUGE_VAL)) return 0;
     memset(beta + last, 0, (size_t)NP * sizeof(double));
     last_message(c, r, beta + last);
     if (r->alpha_in) predict(c, r->start, alpha - NP, alpha);
@@ -214,12 +233,13 @@ static int pair_ends(const Chain *c, const Run *r, const double *lik, double *al
     return first >= RANGE && evidence >= RANGE;
 }
 
+#define PAIR_OF(n) \
+    case n: rest = pair_narrow(n, c, r, lik, alpha, beta, w); break;
 /* Smooth a run of at least two steps; scratch as one_run lays it out, and T more rows for beta. alpha_in stands in the
  * row before alpha. Returns 0, with nothing written or counted, if the run needs more than this. */
 static int pair_run(const Chain *c, Run *r, double *lik, double *alpha, double *beta, double *w) {
-    int64_t N = c->N, NP = c->NP;
-    double taken = 0, shift = 0, total = 0;
-    if (!pair_likelihoods(c, r, lik, &shift) || !pair_ends(c, r, lik, alpha, beta)) return 0;
+    double ends = 0, rest;
+    if (!pair_ends(c, r, lik, alpha, beta, &ends)) return 0;
     switch (c->N) {
         PAIR_OF(2)
 #if VL >= 4
@@ -229,15 +249,12 @@ static int pair_run(const Chain *c, Run *r, double *lik, double *alpha, double *
         PAIR_OF(5) PAIR_OF(6) PAIR_OF(7) PAIR_OF(8)
 #endif
         default:
-            if (NP == 2 * VL) taken = pair_wide(2, c, r->T, lik, alpha, beta, w);
-            else if (NP == 4 * VL) taken = pair_wide(4, c, r->T, lik, alpha, beta, w);
-            else taken = pair_wide(0, c, r->T, lik, alpha, beta, w);
+            if (c->NP == 2 * VL) rest = pair_wide(2, c, r, lik, alpha, beta, w);
+            else if (c->NP == 4 * VL) rest = pair_wide(4, c, r, lik, alpha, beta, w);
+            else rest = pair_wide(0, c, r, lik, alpha, beta, w);
     }
-    if (c->NP == VL) pair_finish(1, c, r, lik, alpha, beta);
-    else pair_finish(0, c, r, lik, alpha, beta);
-    for (int64_t j = 0; j < N; j++) total += alpha[(r->T - 1) * NP + j];
-    r->loglik = shift + taken * LOG2 + log(total);
-    return 1;
+    r->loglik = ends + rest;
+    return rest > -HUGE_VAL;
 }
 
 #endif
