@@ -83,6 +83,42 @@ def test_sums_are_those_of_the_parts(N, D, P, kind, small, monkeypatch):
     assert_same(statistics(parameters, sequences), one_by_one(parameters, sequences), lengths.sum())
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+@pytest.mark.parametrize("seed", range(8))
+def test_sequences_that_the_lanes_give_up_count_once(seed, missing):
+    """Some sequences make a move that is all but impossible; lanes lose it, and what they had summed up counts not."""
+    rng = np.random.default_rng(seed)
+    N, lengths = int(rng.integers(2, 9)), rng.integers(2, 60, size=40)
+    offsets = offsets_of(lengths)
+    states, moving = np.empty(offsets[-1], dtype=int), rng.random(40) < 0.3
+    for s in range(40):
+        here, there = rng.choice(N, 2, replace=False)
+        states[offsets[s] : offsets[s + 1]] = here
+        if moving[s]:
+            states[rng.integers(offsets[s] + 1, offsets[s + 1]) : offsets[s + 1]] = there
+    outputs = 60.0 * states[:, None] + rng.normal(size=(offsets[-1], 2))
+    outputs[rng.random(outputs.shape) < missing] = np.nan
+    outputs[offsets[:-1]] = outputs[offsets[1:] - 1] = np.nan
+    outputs[offsets[:-1], 0], outputs[offsets[1:] - 1, 0] = 60.0 * states[offsets[:-1]], 60.0 * states[offsets[1:] - 1]
+    A = np.full((N, N), 1e-300) + np.eye(N)
+    chain = Chain((np.full((1, N), 1 / N),), (TableRows(A[None, None]),), Structure((N,)))
+    means = np.repeat(60.0 * np.arange(N)[:, None], 2, axis=1)
+    emission = Gaussian.from_parameters(means=means, covariances=np.ones((N, 2)))
+    parameters, sequences = Parameters(chain, emission), Sequences(np.empty((len(outputs), 0)), outputs, offsets)
+    assert_same(statistics(parameters, sequences), one_by_one(parameters, sequences), lengths.sum())
+    transitions, bounds = chain.quickest(sequences.inputs), np.array([0, 40])
+    found = hiermm.inference.smooth_normal(transitions, emission.normal, outputs, sequences.inputs, offsets, bounds)
+    np.testing.assert_array_equal(found.status, moving)
+    assert found.first.sum() == pytest.approx(40) and found.xi.sum() == pytest.approx(lengths.sum() - 40)
+
+
+@pytest.mark.parametrize("N", [3, 9])
+def test_long_sequences_side_by_side(N):
+    lengths = [9_000, 8_000, 100] + [9_500] * 17
+    parameters, sequences = problem(N, 1, 0, lengths, seed=0, missing=0.01)
+    assert_same(statistics(parameters, sequences), one_by_one(parameters, sequences), sum(lengths))
+
+
 @pytest.mark.parametrize("coupling", ["none", "slower", "faster"])
 def test_small_hierarchies_too(coupling):
     structure = Structure((2, 3), coupling=coupling)

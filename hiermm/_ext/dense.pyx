@@ -46,11 +46,14 @@ cdef extern from "dense_plan.h" nogil:
         double *first
         int unknown
 
+    ctypedef struct Outputs:
+        pass
+
     int chain_prepare(Chain *c, double fill)
     double *simd_alloc(int64_t doubles)
     void simd_free(void *piece)
     int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
-                int64_t *status, Symbols *symbols)
+                int64_t *status, Symbols *symbols, Outputs *outputs)
     int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t m, double *loglik, int64_t *status,
                     Symbols *s)
 
@@ -175,7 +178,7 @@ def forward(const double[:, ::1] ll,            # IN (n, N)
     if alpha is not None:
         r.gamma = &alpha[0, 0]
     with nogil:
-        enough = run_all(&c, &r, 0, &offsets[0], m, &loglik[0], &status[0], NULL)
+        enough = run_all(&c, &r, 0, &offsets[0], m, &loglik[0], &status[0], NULL, NULL)
     if not enough:
         raise MemoryError("no memory for the scratch of the forward pass")
 
@@ -233,7 +236,7 @@ def smooth(const double[:, ::1] ll,             # IN (n, N)
     if beta_out is not None:
         r.beta_out = &beta_out[0]
     with nogil:
-        enough = run_all(&c, &r, 1, &offsets[0], m, &loglik[0], &status[0], NULL)
+        enough = run_all(&c, &r, 1, &offsets[0], m, &loglik[0], &status[0], NULL, NULL)
     if not enough:
         raise MemoryError("no memory for the scratch of the smoother")
 

@@ -36,6 +36,7 @@ typedef struct {
     const double *of[MAX_LANES];   /* symbols->of and symbols->first of each lane */
     double *first[MAX_LANES];
     vd tops[BLOCK * MAX_NV];       /* symbols->top of the steps of a block */
+    struct Outputs *outputs;       /* instead of ll and gamma, see dense_outputs.h; or NULL */
 } Group;
 
 /* Rows t0 .. t0 + BLOCK - 1 of every lane, transposed to (BLOCK, K, NV); zeros behind the end of a sequence. */

@@ -6,7 +6,7 @@
 #ifndef HIERMM_DENSE_LANES_H
 #define HIERMM_DENSE_LANES_H
 
-#include "dense_group.h"
+#include "dense_outputs.h"
 
 #define TILE (VL == 8 ? 16 : 6) /* states whose sums stay in registers */
 /* Vectors of lanes at the most: one where its sums are enough to hide their latency; two fill the caches twice as fast. */
@@ -142,7 +142,8 @@ INLINE void lanes_forward(const int64_t K, const int NV, Group *g, Pass *pass, i
             if (row % BLOCK == 0) gather_symbols(K, NV, g, t, b);
             for (int v = 0; v < NV; v++) p.shift[v] += g->tops[row % BLOCK * NV + v];
         } else {
-            if (row % BLOCK == 0) gather(K, NV, g, t, b);
+            if (row % BLOCK == 0 && g->outputs) (NV == 1 ? gather_outputs_1 : gather_outputs_2)(g, t, b);
+            else if (row % BLOCK == 0) gather(K, NV, g, t, b);
             lane_likelihoods(K, NV, b, p.shift);
         }
         if (t) {
@@ -255,6 +256,7 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, 
         if (r) continue;
         int64_t rows = t1 - t < BLOCK ? t1 - t : BLOCK;
         if (g->symbols) sum_symbols(K, NV, g, t, b);
+        else if (g->outputs) (NV == 1 ? sum_outputs_1 : sum_outputs_2)(g, t, b);
         else scatter(K, NV, g, t, b);
         if (g->counts) (NV == 1 ? lane_counts_1 : lane_counts_2)(K, rows, a, moves, g->counts);
     }
@@ -311,6 +313,7 @@ static int64_t lanes_scratch(int64_t K, int64_t T) {
 INLINE void lanes_run(const int64_t K, const int NV, Group *g, int smooth, int keep) {
     const int64_t W = K * NV, T = g->T[0], S = kept_rows(K, NV, T), n = (T + S - 1) / S;
     const int dust = smooth && !g->c->positive;
+    if (g->outputs) outputs_ends(NV, g);
     Pass pass = {.ending = g->lanes - 1};
     Back back = {};
     for (int v = 0; v < NV; v++) pass.scale[v] = pass.least[v] = pass.smallest[v] = vset(1.0);
@@ -326,6 +329,7 @@ INLINE void lanes_run(const int64_t K, const int NV, Group *g, int smooth, int k
         }
         lanes_forward(K, NV, g, &pass, t0, t1, mark, kept, dust);
         if (q == n - 1 && smooth) back = back_start(g, NV, K);
+        if (q == n - 1 && g->outputs) outputs_ends(NV, g); /* the way forward may have found lanes doubtful */
         if (kept && smooth) lanes_backward(K, NV, g, &back, t0, t1);
         else if (kept) lanes_filtered(K, NV, g, t0, t1);
     }

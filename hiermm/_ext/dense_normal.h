@@ -4,7 +4,6 @@
 #define HIERMM_DENSE_NORMAL_H
 
 #include "dense_plan.h"
-#include "normal.h"
 
 #ifdef _OPENMP
 enum { OPENMP = 1 };
@@ -39,26 +38,45 @@ static Sums sums_at(const Normal *e, double *at) {
     return (Sums){at, at + N, {gram, cross, cross + size * F}};
 }
 
+/* Piece k with inputs, m sequences of n steps from row lo on: likelihoods, recursion and sums one after the other. */
+static int regression_piece(const NormalPieces *all, const int64_t *offsets, int64_t m, int64_t lo, int64_t n, Chain *c,
+                            const Sums *to, double *loglik, int64_t *status) {
+    const Normal *e = &all->e;
+    int64_t N = e->N;
+    const double *y = all->y + lo * e->D, *u = all->u + lo * e->P;
+    double *gamma = simd_alloc(n * N);
+    Run r = {.ll = gamma, .gamma = gamma, .xi = to->xi};
+    int enough = gamma && normal_loglik(e, n, y, u, gamma) && run_all(c, &r, 1, offsets, m, loglik, status, NULL, NULL);
+    for (int64_t i = 0; enough && i < m; i++)
+        for (int64_t j = 0; j < N; j++) to->first[j] += gamma[offsets[i] * N + j];
+    enough = enough && normal_moments(e, n, y, u, gamma, &to->emission);
+    simd_free(gamma);
+    return enough;
+}
+
+/* The same without inputs, in one. */
+static int outputs_piece(const NormalPieces *all, const int64_t *offsets, int64_t m, int64_t lo, Chain *c,
+                         const Sums *to, double *loglik, int64_t *status) {
+    Outputs o = {.e = &all->e, .y = all->y + lo * all->e.D, .first = to->first, .to = to->emission};
+    Run r = {.xi = to->xi};
+    int enough = outputs_prepare(&o) && run_all(c, &r, 1, offsets, m, loglik, status, NULL, &o);
+    simd_free(o.scratch);
+    return enough;
+}
+
 /* The work on piece k, which any thread may do; returns 0 without memory. */
 static int normal_piece(const NormalPieces *all, int64_t k) {
     const Normal *e = &all->e;
-    int64_t N = e->N, s = all->bounds[k], m = all->bounds[k + 1] - s;
-    int64_t lo = all->offsets[s], n = all->offsets[s + m] - lo;
-    const double *y = all->y + lo * e->D, *u = e->P ? all->u + lo * e->P : NULL;
-    double *gamma = simd_alloc(n * N), *at = all->sums + k * piece_size(e);
-    int64_t *offsets = (int64_t *)malloc((size_t)(m + 1) * sizeof(int64_t));
+    int64_t s = all->bounds[k], m = all->bounds[k + 1] - s, lo = all->offsets[s];
+    double *at = all->sums + k * piece_size(e), *loglik = all->loglik + s;
+    int64_t *offsets = (int64_t *)malloc((size_t)(m + 1) * sizeof(int64_t)), *status = all->status + s;
     Sums to = sums_at(e, at);
-    Run r = {.ll = gamma, .gamma = gamma, .xi = to.xi};
     Chain c = all->c;
     memset(at, 0, (size_t)piece_size(e) * sizeof(double));
-    int enough = gamma && offsets && normal_loglik(e, n, y, u, gamma);
-    for (int64_t i = 0; enough && i <= m; i++) offsets[i] = all->offsets[s + i] - lo;
-    enough = enough && run_all(&c, &r, 1, offsets, m, all->loglik + s, all->status + s, NULL);
-    for (int64_t i = 0; enough && i < m; i++)
-        for (int64_t j = 0; j < N; j++) to.first[j] += gamma[offsets[i] * N + j];
-    enough = enough && normal_moments(e, n, y, u, gamma, &to.emission);
+    for (int64_t i = 0; offsets && i <= m; i++) offsets[i] = all->offsets[s + i] - lo;
+    int enough = offsets && (e->P ? regression_piece(all, offsets, m, lo, offsets[m], &c, &to, loglik, status)
+                                  : outputs_piece(all, offsets, m, lo, &c, &to, loglik, status));
     free(offsets);
-    simd_free(gamma);
     return enough;
 }
 

@@ -16,8 +16,9 @@ typedef struct {
     double *loglik;
     int64_t *status;
     Symbols *symbols; /* then all->ll is the table (M, N) and nothing is written by step; or NULL */
+    Outputs *outputs; /* then all->ll and all->gamma are NULL; or NULL */
     double *scratch;  /* of one_run, made when first needed, */
-    double *rows;     /* and room for the rows of one sequence of symbols */
+    double *rows;     /* and room for the rows of one sequence of symbols or outputs */
 } Call;
 
 typedef struct {
@@ -55,19 +56,29 @@ static void collect_symbols(Symbols *s, int64_t N, const double *of, int64_t T, 
     }
 }
 
+/* Posteriors (T, N) of a sequence of outputs; returns 0 without memory. */
+static int collect_outputs(const Outputs *o, const double *y, int64_t T, const double *gamma) {
+    for (int64_t j = 0; j < o->e->N; j++) o->first[j] += gamma[j];
+    return normal_moments(o->e, T, y, NULL, gamma, &o->to);
+}
+
 /* Sequence s alone; returns 0 without memory. */
 static int run_alone(Call *call, int64_t s) {
     const Chain *c = call->c;
     Symbols *symbols = call->symbols;
+    Outputs *outputs = call->outputs;
     int64_t N = c->N, start = call->offsets[s];
     Run r = *call->all;
     if (!call->scratch) call->scratch = simd_alloc(one_scratch(c, call_longest(call), call->smooth));
-    if (symbols && !call->rows) call->rows = simd_alloc(call_longest(call) * N);
-    if (!call->scratch || (symbols && !call->rows)) return 0;
+    if ((symbols || outputs) && !call->rows) call->rows = simd_alloc(call_longest(call) * N);
+    if (!call->scratch || ((symbols || outputs) && !call->rows)) return 0;
     r.start = start;
     r.T = call->offsets[s + 1] - start;
     if (symbols) {
         spread_symbols(symbols, N, r.ll, symbols->of + start, r.T, call->rows);
+        r.ll = r.gamma = call->rows;
+    } else if (outputs) {
+        if (!normal_loglik(outputs->e, r.T, outputs->y + start * outputs->e->D, NULL, call->rows)) return 0;
         r.ll = r.gamma = call->rows;
     } else {
         r.ll += start * N;
@@ -80,6 +91,7 @@ static int run_alone(Call *call, int64_t s) {
     call->status[s] = one_run(c, &r, call->smooth, call->scratch);
     call->loglik[s] = r.loglik;
     if (symbols) collect_symbols(symbols, N, symbols->of + start, r.T, r.gamma, symbols->first + s * N);
+    if (outputs && !collect_outputs(outputs, outputs->y + start * outputs->e->D, r.T, r.gamma)) return 0;
     return call->status[s] != NO_MEMORY;
 }
 
@@ -120,6 +132,10 @@ static void fill_lanes(const Call *call, Group *g, const Entry *e, int64_t count
             g->first[l] = call->symbols->first + (l < count ? e[l].s : 0) * call->c->N;
             continue;
         }
+        if (call->outputs) {
+            call->outputs->from.ll[l] = call->outputs->y + row * call->outputs->e->D;
+            continue;
+        }
         g->ll[l] = call->all->ll + start;
         g->gamma[l] = call->all->gamma ? call->all->gamma + start : NULL;
     }
@@ -143,6 +159,7 @@ static void add_group(const Call *call, const Group *g) {
     for (int64_t q = 0; g->counts && q < N * N; q++) call->all->xi[q] += c->A[q] * hsum(g->counts[q]);
     for (int64_t k = 0; s && k < s->M; k++)
         for (int64_t j = 0; j < N; j++) s->gamma[k * N + j] += s->sums[k * s->stride + j];
+    if (call->outputs) add_outputs(call->outputs);
 }
 
 static int any_doubtful(const Group *g) {
@@ -192,6 +209,7 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
     for (int smooth = call->smooth;;) {
         if (g->counts) memset(g->counts, 0, (size_t)(N * N) * sizeof(vd));
         if (s) memset(s->sums, 0, (size_t)((s->M + 2) * s->stride) * sizeof(double));
+        if (call->outputs) clear_outputs(call->outputs);
         lanes_group(NV, g, smooth, keep || smooth);
         if (!keep && !smooth && any_doubtful(g)) { /* likelihoods alone: the way back may vouch for them */
             for (int l = 0; l < g->lanes; l++) g->doubtful[l] = 0;
@@ -247,7 +265,7 @@ static int run_steps(Call *call, Entry *e) {
 static int run_side_by_side(Chain *c, Call *call, Entry *e) {
     int64_t N = c->N, table = c->positive ? 0 : 4 * N + 4;
     int keep = call->smooth || call->all->gamma, widest = widest_lanes(N);
-    Group g = {.c = c, .symbols = call->symbols};
+    Group g = {.c = c, .symbols = call->symbols, .outputs = call->outputs};
     double *apart = NULL, *kept = NULL;
     int enough = 1, keeps = call->smooth && !c->positive && call->all->gamma && call->all->gamma == call->all->ll;
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
@@ -298,8 +316,8 @@ static void judge_entries(Chain *c, const Call *call) {
 
 /* All sequences of a call; returns 0 without memory. */
 static int run_all(Chain *c, const Run *all, int smooth, const int64_t *offsets, int64_t m, double *loglik,
-                   int64_t *status, Symbols *symbols) {
-    Call call = {c, all, offsets, m, smooth, loglik, status, symbols, NULL, NULL};
+                   int64_t *status, Symbols *symbols, Outputs *outputs) {
+    Call call = {c, all, offsets, m, smooth, loglik, status, symbols, outputs, NULL, NULL};
     Entry *e = (Entry *)malloc((size_t)m * sizeof(Entry));
     int enough = chain_prepare(c, 0.0) && e;
     if (enough) {
@@ -329,7 +347,7 @@ static int run_symbols(Chain *c, const Run *all, const int64_t *offsets, int64_t
     for (int64_t k = 0; k < M; k++) s->top[k] = relative_likelihoods(N, stride, all->ll + k * N, s->likelihood + k * stride);
     for (int64_t q = M * stride; q < size; q++) s->likelihood[q] = 1.0;
     s->top[M] = s->top[M + 1] = 0.0;
-    int enough = run_all(c, all, 1, offsets, m, loglik, status, s);
+    int enough = run_all(c, all, 1, offsets, m, loglik, status, s, NULL);
     simd_free(s->likelihood);
     return enough;
 }
