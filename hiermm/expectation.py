@@ -316,7 +316,7 @@ class Expectation:
                 values[number] = function(items[number])
 
         n_helpers = min(self._workers, len(items)) - 1
-        if n_helpers and self._pool is None:
+        if n_helpers > 0 and self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers - 1)
         helpers = [self._pool.submit(work) for _ in range(n_helpers)]
         try:

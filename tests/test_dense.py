@@ -93,6 +93,15 @@ def test_one_run_meets_in_the_middle(dense, N, alias, counts):
             assert out["status"][0] == -1 - t and out["loglik"][0] == -np.inf and not out["gamma"].any()
 
 
+@pytest.mark.parametrize("alias", [True, False])
+@pytest.mark.parametrize("N", [3, 16, 20, 70])
+def test_what_is_no_number_is_not_called_impossible(dense, N, alias):
+    initial, A, ll = random_chain(np.random.default_rng(N), N, 20)
+    ll[7, 1] = np.nan
+    out = smooth(dense, ll, offsets_of([20]), initial, A, steps=False, alias=alias)
+    assert np.isnan(out["loglik"][0]) and out["status"][0] == 0
+
+
 @pytest.mark.parametrize("lengths", [[10_000], [10_000, 3], [4_000] * 3, [700, 500, 300] * 5, [1] * 40])
 @pytest.mark.parametrize("N", [2, 4, 5, 16, 20])
 def test_long_sequences(dense, N, lengths):

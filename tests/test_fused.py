@@ -112,6 +112,25 @@ def test_sequences_that_the_lanes_give_up_count_once(seed, missing):
     assert found.first.sum() == pytest.approx(40) and found.xi.sum() == pytest.approx(lengths.sum() - 40)
 
 
+@pytest.mark.parametrize("unlike", [{"y": 60.0}, {"y": 2e150}, {"mean": 1e160}, {"variance": 1e-300}])
+@pytest.mark.parametrize("m", [16, 20])
+@pytest.mark.parametrize("moves", [[[0.9, 0.1], [0.1, 0.9]], [[0.9, 0.1], [0.0, 1.0]]])
+def test_lanes_without_any_likelihood_do_no_harm(moves, m, unlike):
+    """Numbers that overflow, and a first output that the zeros of `initial` rule out, stay within their sequence."""
+    outputs = np.random.default_rng(m).normal(size=(20 * m, 1))
+    outputs[45:50] = np.nan
+    outputs[60] = unlike.get("y", 0.0)
+    outputs, offsets = outputs[:-7], np.minimum(20 * np.arange(m + 1), 20 * m - 7)
+    chain = Chain((np.array([[1.0, 0.0]]),), (TableRows(np.array(moves)[None, None]),), Structure((2,)))
+    means, variances = np.array([[0.0], [unlike.get("mean", 60.0)]]), np.array([[1.0], [unlike.get("variance", 1.0)]])
+    emission = Gaussian.from_parameters(means=means, covariances=variances)
+    parameters, sequences = Parameters(chain, emission), Sequences(np.empty((len(outputs), 0)), outputs, offsets)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found, wanted = statistics(parameters, sequences), one_by_one(parameters, sequences)
+    assert_same(found, wanted, len(outputs))
+    assert np.isfinite(found[2]["gram"]).all() and found[2]["gram"].sum() == pytest.approx(len(outputs) - 5)
+
+
 @pytest.mark.parametrize("N", [3, 9])
 def test_long_sequences_side_by_side(N):
     lengths = [9_000, 8_000, 100] + [9_500] * 17

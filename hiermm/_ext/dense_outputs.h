@@ -13,7 +13,8 @@ typedef struct Outputs {
     NormalSums to;      /* OUT, added to */
     double *scratch;    /* of what follows */
     double *half, *norm; /* (N, D) -1 / (2 variance), -log(2 pi variance) / 2 */
-    vd *block, *seen;   /* (BLOCK, D, NV): outputs of a block, 0 where there is none; 1 where there is one, else 0 */
+    vd *block;          /* (BLOCK, D, NV): outputs of a block, 0 where there is none */
+    vi *seen;           /* mask of where there is one; what lanes that do not count hold may be no number */
     vd *sums;           /* of a group, lane by lane: (N, D, 3) of gamma, gamma r and gamma r^2, and (N,) first */
     Group from;         /* `ll` are the outputs of each lane, T is 0 where a lane does not count */
     vd ends[MAX_NV];    /* this T */
@@ -26,8 +27,8 @@ static int outputs_prepare(Outputs *o) {
     o->scratch = simd_alloc((2 * block + 3 * size + o->e->N) * VL + spare + 2 * size);
     if (!o->scratch) return 0;
     o->block = (vd *)o->scratch;
-    o->seen = o->block + block;
-    o->sums = o->seen + block;
+    o->seen = (vi *)(o->block + block);
+    o->sums = o->block + 2 * block;
     o->from.spare = (double *)(o->sums + 3 * size + o->e->N);
     o->half = o->from.spare + spare;
     o->norm = o->half + size;
@@ -61,7 +62,7 @@ INLINE int outputs_block(const int NV, Outputs *o, int64_t t0) {
             for (int v = 0; v < NV; v++, at++) {
                 vi there = (o->block[at] == o->block[at]) & (vset((double)(t0 + r)) < o->ends[v]);
                 o->block[at] = (vd)((vi)o->block[at] & there);
-                o->seen[at] = (vd)((vi)vset(1.0) & there);
+                o->seen[at] = there;
             }
         }
     }
@@ -72,13 +73,14 @@ INLINE int outputs_block(const int NV, Outputs *o, int64_t t0) {
 INLINE void output_logliks(const int NV, const int D_, const int all, const Outputs *o, int64_t k, vd *out) {
     const int64_t K = o->e->N, D = D_ ? D_ : o->e->D;
     const double *mean = o->e->intercept + k * D, *half = o->half + k * D, *norm = o->norm + k * D;
-    const vd *y = o->block, *seen = o->seen;
+    const vd *y = o->block;
+    const vi *seen = o->seen;
     for (int64_t r = 0; r < BLOCK; r++, y += D * NV, seen += D * NV, out += K * NV) {
         for (int v = 0; v < NV; v++) {
             vd total = {};
             for (int64_t d = 0; d < D; d++) {
                 vd rest = y[d * NV + v] - vset(mean[d]), ll = vset(norm[d]) + vset(half[d]) * rest * rest;
-                total += all ? ll : (vd)(ll * seen[d * NV + v]);
+                total += all ? ll : (vd)((vi)ll & seen[d * NV + v]);
             }
             out[v] = total;
         }
@@ -100,11 +102,12 @@ INLINE void gather_outputs(const int NV, const Group *g, int64_t t0, vd *out) {
 /* The sums of output d under state k from a block of posteriors; q = k D + d. */
 INLINE void output_sums(const int NV, const int all, const Outputs *o, int64_t q, int64_t d, const vd *gamma) {
     const int64_t K = o->e->N, D = o->e->D;
-    const vd mean = vset(o->e->intercept[q]), *y = o->block + d * NV, *seen = o->seen + d * NV;
+    const vd mean = vset(o->e->intercept[q]), *y = o->block + d * NV;
+    const vi *seen = o->seen + d * NV;
     vd weight[MAX_NV] = {}, first[MAX_NV] = {}, second[MAX_NV] = {}, *to = o->sums + 3 * q;
     for (int64_t r = 0; r < BLOCK; r++, y += D * NV, seen += D * NV, gamma += K * NV) {
         for (int v = 0; v < NV; v++) {
-            vd rest = y[v] - mean, share = all ? gamma[v] : (vd)(gamma[v] * seen[v]), part = share * rest;
+            vd rest = y[v] - mean, share = all ? gamma[v] : (vd)((vi)gamma[v] & seen[v]), part = share * rest;
             weight[v] += share;
             first[v] += part;
             second[v] += part * rest;

@@ -102,9 +102,9 @@ INLINE void pair_likelihood(const Chain *c, const Run *r, int64_t t, double *lik
  * exactly. w (NP,) ends as lik_0 beta_0.
  *
  * In the second half of the steps each row gets its posteriors at once, and unless counts are wanted the rows of alpha
- * and beta take two places in turn there: what is not written does not pass through the caches. Returns the
- * log-likelihood less that of lik_0 and lik_{T-1}, or -inf, with nothing written to gamma, if a step is impossible. */
-INLINE double pair_wide(const int V, const Chain *c, Run *r, double *lik, double *alpha, double *beta, double *w) {
+ * and beta take two places in turn there: what is not written does not pass through the caches. Adds to r->loglik what
+ * is not in lik_0 and lik_{T-1}; returns 0, with nothing written to gamma, if a step is impossible. */
+INLINE int pair_wide(const int V, const Chain *c, Run *r, double *lik, double *alpha, double *beta, double *w) {
     const int64_t NP = V ? V * VL : c->NP, T = r->T, half = r->xi ? T : T / 2;
     double *a = alpha, shift = 0, taken = 0, ignored = 0;
     int left = c->pace;
@@ -116,7 +116,7 @@ INLINE double pair_wide(const int V, const Chain *c, Run *r, double *lik, double
         if (t <= u) {
             pair_likelihood(c, r, t, lik, &shift);
             if (t < u) pair_likelihood(c, r, u, lik, &shift);
-            if (!(shift > -HUGE_VAL)) return -HUGE_VAL;
+            if (!(shift > -HUGE_VAL)) return 0;
         }
         if (!--left) {
             vd sum = {}, back = {};
@@ -138,7 +138,8 @@ INLINE double pair_wide(const int V, const Chain *c, Run *r, double *lik, double
     }
     double total = 0;
     for (int64_t j = 0; j < c->N; j++) total += a[j];
-    return shift + taken * LOG2 + log(total);
+    r->loglik += shift + taken * LOG2 + log(total);
+    return 1;
 }
 
 /* sum_i x[i] M[i] for N <= VL rows held in registers. */
@@ -172,12 +173,12 @@ static double narrow_likelihoods(const Chain *c, const Run *r, double *lik) {
 }
 
 /* pair_wide for N <= VL states, N a constant: matrices and rows stay in registers, and all rows in the caches. */
-INLINE double pair_narrow(const int N, const Chain *c, Run *r, double *lik, double *alpha, double *beta, double *w) {
+INLINE int pair_narrow(const int N, const Chain *c, Run *r, double *lik, double *alpha, double *beta, double *w) {
     const int64_t T = r->T;
     vd rows[VL], cols[VL], x = vload(alpha), y = vload(beta + (T - 1) * VL) * vload(lik + (T - 1) * VL);
     double shift = narrow_likelihoods(c, r, lik), taken = 0, ignored = 0;
     int left = c->pace;
-    if (!(shift > -HUGE_VAL)) return -HUGE_VAL;
+    if (!(shift > -HUGE_VAL)) return 0;
     for (int i = 0; i < N; i++) {
         rows[i] = vload(c->rows + i * VL);
         cols[i] = vload(c->cols + i * VL);
@@ -198,7 +199,8 @@ INLINE double pair_narrow(const int N, const Chain *c, Run *r, double *lik, doub
     }
     vstore(w, y);
     for (int64_t t = 0; t < T; t++) pair_row(1, c, r, t, lik + t * VL, alpha + t * VL, beta + t * VL);
-    return shift + taken * LOG2 + log(hsum(x));
+    r->loglik += shift + taken * LOG2 + log(hsum(x));
+    return 1;
 }
 
 /* The message (N,) at the last row, its largest entry 1; beta_in may be of any scale. */
@@ -234,12 +236,12 @@ static int pair_ends(const Chain *c, const Run *r, double *lik, double *alpha, d
 }
 
 #define PAIR_OF(n) \
-    case n: rest = pair_narrow(n, c, r, lik, alpha, beta, w); break;
+    case n: return pair_narrow(n, c, r, lik, alpha, beta, w);
 /* Smooth a run of at least two steps; scratch as one_run lays it out, and T more rows for beta. alpha_in stands in the
  * row before alpha. Returns 0, with nothing written or counted, if the run needs more than this. */
 static int pair_run(const Chain *c, Run *r, double *lik, double *alpha, double *beta, double *w) {
-    double ends = 0, rest;
-    if (!pair_ends(c, r, lik, alpha, beta, &ends)) return 0;
+    r->loglik = 0;
+    if (!pair_ends(c, r, lik, alpha, beta, &r->loglik)) return 0;
     switch (c->N) {
         PAIR_OF(2)
 #if VL >= 4
@@ -249,12 +251,10 @@ static int pair_run(const Chain *c, Run *r, double *lik, double *alpha, double *
         PAIR_OF(5) PAIR_OF(6) PAIR_OF(7) PAIR_OF(8)
 #endif
         default:
-            if (c->NP == 2 * VL) rest = pair_wide(2, c, r, lik, alpha, beta, w);
-            else if (c->NP == 4 * VL) rest = pair_wide(4, c, r, lik, alpha, beta, w);
-            else rest = pair_wide(0, c, r, lik, alpha, beta, w);
+            if (c->NP == 2 * VL) return pair_wide(2, c, r, lik, alpha, beta, w);
+            if (c->NP == 4 * VL) return pair_wide(4, c, r, lik, alpha, beta, w);
+            return pair_wide(0, c, r, lik, alpha, beta, w);
     }
-    r->loglik = ends + rest;
-    return rest > -HUGE_VAL;
 }
 
 #endif
