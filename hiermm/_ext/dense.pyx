@@ -92,7 +92,7 @@ HAS_THREADS = bool(OPENMP)  # whether `smooth_normal` was compiled to use severa
 
 
 cdef check(str name, const Py_ssize_t *found, tuple shape):
-    """Compare the shape of an array (with no shape: of none) before Python sees it as an object, which takes a while."""
+    """Compare the shape of an array (with no shape: of none) before it becomes an object, which takes a while."""
     cdef int k
     for k in range(len(shape)):
         if found[k] != shape[k]:
