@@ -171,7 +171,7 @@ class Chain:
         transitions = self.quickest(inputs, room)
         counts = "steps" if self.driven else "sum"
         r = smooth(transitions, ll, offsets, counts=counts, merge=True, **block)
-        first = r.first if block.get("alpha_in") is None else r.first[:0]
+        first = r.first.sum(axis=0) if block.get("alpha_in") is None else np.zeros(self.n_states)
         left = np.empty((len(inputs), self.structure.groups[-1])) if leaving else None
         return r._replace(xi=None), self.statistics(inputs, first, r.xi, transitions.rows, left), left
 
@@ -181,8 +181,8 @@ class Chain:
         Parameters
         ----------
         inputs : ndarray of shape (n, P)
-        first : ndarray of shape (m, N)
-            Posteriors of the first steps of sequences.
+        first : ndarray of shape (N,)
+            Posteriors of first steps, summed over sequences.
         xi : ndarray of shape (L, total) for tables, (n, total) for softmax rows
             Expected transitions; (1, N^2) of the joint state where there is a `matrix`.
         rows : ndarray of shape (L or n, total)
@@ -192,7 +192,7 @@ class Chain:
         """
         if self.matrix is not None:
             xi = self._by_level(xi)
-        stats = {"first": first.sum(axis=0)}
+        stats = {"first": first}
         for s, level in enumerate(self.rows):
             known = {}
             if self.driven:
@@ -208,6 +208,12 @@ class Chain:
             return xi
         parts = [np.bincount(moves, xi[0], size) for moves, size in zip(self.structure.moves, np.diff(self.bounds))]
         return np.concatenate(parts)[None]
+
+    def _first_by_level(self, first, s):
+        """Return the same of first states: those of level s by parent and own state, from the joint ones (N,)."""
+        if len(self.sizes) == 1:
+            return first
+        return np.bincount(self.structure.sources[s], first, self.initial[s].size)
 
     @cached_property
     def _side_by_side(self):
@@ -235,7 +241,7 @@ class Chain:
         initial, rows = [], []
         for s, level in enumerate(self.rows):
             before = self.initial[s]
-            counts = np.bincount(self.structure.sources[s], stats["first"], before.size).reshape(before.shape)
+            counts = self._first_by_level(stats["first"], s).reshape(before.shape)
             total = counts.sum(axis=1, keepdims=True)
             initial.append(np.divide(counts, total, out=before.copy(), where=total > 0))
             rows.append(level.maximise(self._of_level(stats, s)))

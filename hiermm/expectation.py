@@ -8,6 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -198,7 +199,7 @@ def posteriors_by_symbol(parameters, sequences, piece):
     table = parameters.emission.log_likelihood(outputs, inputs)
     r = smooth_symbols(transitions, table, sequences.outputs[piece.lo : piece.hi, 0], piece.offsets)
     refuse_impossible(r.status, piece.lo + piece.offsets[:-1], sequences)
-    moves = parameters.chain.statistics(inputs, r.first, r.xi, transitions.rows)
+    moves = parameters.chain.statistics(inputs, r.first.sum(axis=0), r.xi, transitions.rows)
     return Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, None, None)
 
 
@@ -212,9 +213,11 @@ def fused_statistics(parameters, sequences, bounds, threads=1):
     inputs, outputs = sequences.inputs[lo:hi, : normal[0].shape[2]], sequences.outputs[lo:hi]
     transitions = parameters.chain.quickest(inputs)
     r = smooth_normal(transitions, normal, outputs, inputs, offsets - lo, bounds - bounds[0], threads)
-    refuse_impossible(r.status, offsets, sequences)
-    moves = parameters.chain.statistics(inputs, r.first[None], r.xi.reshape(1, -1), transitions.rows)
-    return float(r.log_likelihood.sum()), moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
+    loglik = float(r.log_likelihood.sum())
+    if not isfinite(loglik):
+        refuse_impossible(r.status, offsets, sequences)
+    moves = parameters.chain.statistics(inputs, r.first, r.xi.reshape(1, -1), transitions.rows)
+    return loglik, moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
 
 
 def _sweep(parameters, sequences, piece, judged=False):

@@ -75,8 +75,11 @@ class MarkovModel(FittedMarkov):
         check_ranges(sequences)
         start = None
         if go_on:
-            chain = self._chain(self._structure(), self._transition())
-            start = Parameters(chain, emission.going_on_from(self.emission_, sequences.outputs))
+            structure = self._structure()
+            if structure == self.structure_:
+                structure = self.structure_  # with what is known to follow from its shape
+            chain = self._chain(structure, self._transition())
+            start = Parameters(chain, emission.going_on_from(self.emission_, sequences.outputs, sequences.square))
         with Expectation(sequences, self.n_jobs) as expectation:
             fits = self._fits(expectation, emission, start)
         best = em.best_of(fits)

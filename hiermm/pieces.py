@@ -20,8 +20,13 @@ class Piece(NamedTuple):
     first: int
     lo: int
     hi: int
-    offsets: np.ndarray
+    ends: np.ndarray
     blocks: list
+
+    @property
+    def offsets(self):
+        """Where its sequences begin and end, counted from `lo`."""
+        return self.ends - self.lo
 
 
 def plan(offsets, size, limit, wide):
@@ -41,11 +46,14 @@ def plan(offsets, size, limit, wide):
             cuts = np.linspace(lo, ends[j], -(-(ends[j] - lo) // limit) + 1).astype(np.int64).tolist()
             blocks = list(pairwise(cuts))
         else:
-            near, nearer, most = (bisect_right(ends, lo + k, i, stop + 1) - 1 - i for k in (steps, 1.25 * steps, wide))
-            count = stop - i if stop - i <= nearer else max(round(near / GROUP), 1) * GROUP
+            count = stop - i
+            if ends[stop] > lo + 1.25 * steps:
+                near = bisect_right(ends, lo + steps, i, stop) - 1 - i
+                count = max(round(near / GROUP), 1) * GROUP
+            most = bisect_right(ends, lo + wide, i, stop + 1) - 1 - i
             j = i + max(min(count, most), 1)
             blocks = [(lo, ends[j])]
-        pieces.append(Piece(i, lo, ends[j], offsets[i : j + 1] - lo, blocks))
+        pieces.append(Piece(i, lo, ends[j], offsets[i : j + 1], blocks))
         i = j
     return pieces
 
@@ -53,7 +61,7 @@ def plan(offsets, size, limit, wide):
 def bounds_of(pieces):
     """Return (p + 1,): where the sequences of each of some pieces begin, and where those of the last one end."""
     last = pieces[-1]
-    return np.array([piece.first for piece in pieces] + [last.first + len(last.offsets) - 1])
+    return np.array([piece.first for piece in pieces] + [last.first + len(last.ends) - 1])
 
 
 class LostState(ArithmeticError):

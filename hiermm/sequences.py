@@ -193,7 +193,9 @@ def _plain(data, name):
 def check_features(model, X, n_features, reset):
     """Learn (`reset`) or check number and names of the columns of X, in every data frame that it holds."""
     several = form_of(X) != "array"
-    _check_feature_names(model, X[0] if several else X, reset=reset)
+    first = X[0] if several else X
+    if type(first) is not np.ndarray or hasattr(model, "feature_names_in_"):  # else there are no names
+        _check_feature_names(model, first, reset=reset)
     for part in X[1:] if isinstance(X, (list, tuple)) else ():
         if several and hasattr(part, "columns"):
             _check_feature_names(model, part, reset=False)

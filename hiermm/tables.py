@@ -131,7 +131,7 @@ class TableRows:
 
     def statistics(self, inputs, xi):
         """Return expected counts `xi` (L, R, K, K), already summed by table, as statistics."""
-        return {"counts": np.array(xi, dtype=np.float64)}
+        return {"counts": xi}
 
     def maximise(self, stats):
         """Return the rows of highest likelihood given statistics."""

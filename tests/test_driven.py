@@ -87,7 +87,9 @@ def assert_log_space(chain, inputs, ll, offsets):
     ]  # rows of `matrices` that begin a sequence are not used
     gamma, xi = np.concatenate([p.gamma for p in parts]), np.concatenate([p.xi for p in parts])
     leaving = np.empty(gamma.shape)
-    stats = chain.statistics(inputs, gamma[offsets[:-1]], xi.reshape(len(xi), -1), matrices.reshape(xi.shape), leaving)
+    stats = chain.statistics(
+        inputs, gamma[offsets[:-1]].sum(axis=0), xi.reshape(len(xi), -1), matrices.reshape(xi.shape), leaving
+    )
     r, found, left = chain.smooth(inputs, ll.copy(), offsets, leaving=True)
     np.testing.assert_allclose(r.log_likelihood, [p.loglik for p in parts], rtol=1e-12)
     np.testing.assert_allclose(r.gamma, gamma, rtol=0, atol=1e-10)

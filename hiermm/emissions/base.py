@@ -66,6 +66,7 @@ class Emission(BaseEstimator):
     pooled = False
     normal = None
     n_inputs = None
+    _dead = None
 
     # -- construction ------------------------------------------------------------------------------------------------
 
@@ -104,9 +105,8 @@ class Emission(BaseEstimator):
 
     def __getattr__(self, name):
         """Say so where a name is missing because the parameters are: one of them, or what follows from them."""
-        fitted = any(known.endswith("_") for known in vars(self))
         named = (name.startswith("_") or name.endswith("_")) and not name.startswith("__")
-        if not fitted and (named or hasattr(type(self), name)):
+        if (named or hasattr(type(self), name)) and not any(known.endswith("_") for known in vars(self)):
             raise NotFittedError(f"This {type(self).__name__} emission has no parameters yet: fit a model with it.")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -117,7 +117,7 @@ class Emission(BaseEstimator):
         """Return the options, by name, that the shapes of the fitted parameters stand for (a hook for subclasses)."""
         return {}
 
-    def going_on_from(self, fitted, outputs):
+    def going_on_from(self, fitted, outputs, square=np.nan):
         """Return an emission with the options of this one and the parameters of `fitted`: where a warm start begins.
 
         Parameters
@@ -126,6 +126,8 @@ class Emission(BaseEstimator):
             Of the same class, with parameters.
         outputs : ndarray (n, D)
             The data to come, to which variance floors relate.
+        square : float, optional
+            A bound on the sum of their squares, with which they need not be looked at.
 
         Raises
         ------
@@ -141,7 +143,7 @@ class Emission(BaseEstimator):
                     f"{name} is now {getattr(self, name)!r}. Its parameters have another shape: fit anew."
                 )
         new = self._fitted(**{name: getattr(fitted, name) for name in fitted._parameters})
-        new._dead = getattr(fitted, "_dead", None)
+        new._dead = fitted._dead
         if not np.isfinite(new.log_prior()):
             raise ValueError(
                 f"warm_start goes on from parameters that are impossible under the prior of {self!r} (a probability "
@@ -207,7 +209,7 @@ class Emission(BaseEstimator):
             for name in arrays:
                 if not self._shared(name):
                     arrays[name][dead] = getattr(self, name)[dead]
-            warn_dead(dead, getattr(self, "_dead", None), type(self).__name__)
+            warn_dead(dead, self._dead, type(self).__name__)
         new = self._fitted(**arrays)
         new._dead = dead
         return new

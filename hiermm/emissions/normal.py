@@ -146,15 +146,14 @@ class NormalEmission(Emission):
     def _shaping(self):
         return {"covariance": self.covariance}
 
-    def going_on_from(self, fitted, outputs):
+    def going_on_from(self, fitted, outputs, square=np.nan):
         """Return an emission with the options of this one and the parameters of `fitted`, variances above the floor.
 
         The floor of `outputs` may be higher than the one that the parameters were fitted under; where they had reached
         that one they keep every bit. Arguments and errors as in `Emission`.
         """
         new = super().going_on_from(fitted, outputs)
-        # No variance of the data is larger; NaN if some are missing.
-        most = max(float(np.vdot(outputs, outputs)) / len(outputs), 1.0)
+        most = max(square / len(outputs), 1.0)  # no variance of the data is larger; NaN if some are missing
         if new._matrices is None and new.covariances_.min() >= new.min_variance * most:
             new._floor = None
             return new
@@ -254,9 +253,9 @@ class NormalEmission(Emission):
     # -- prior -------------------------------------------------------------------------------------------------------
 
     def _pseudo(self, n_outputs):
-        """Return the number of pseudo-observations of the covariance and their covariance (D, D)."""
+        """Return the number of pseudo-observations of the covariance and their covariance (D, D); 0, 0 if none."""
         if self.covariances_weight == 0:
-            return 0.0, np.zeros((n_outputs, n_outputs))
+            return 0.0, 0.0
         if self.covariances_prior is None:
             raise ValueError("covariances_weight > 0 needs covariances_prior")
         guess = as_parameter("covariances_prior", self.covariances_prior, (0, 1, 2))
@@ -270,7 +269,7 @@ class NormalEmission(Emission):
 
     def log_prior(self):
         """Return the log prior density of the parameters, up to a constant; the formula is in the class notes."""
-        D, value, prior = self.n_outputs, 0.0, self._ridge()
+        D, value, prior = self._intercept.shape[1], 0.0, self._ridge()
         pseudo, guess = self._pseudo(D)
         if prior is None and not pseudo:
             return 0.0

@@ -105,7 +105,7 @@ class Product(Emission):
     def _fitted_array(self):
         return self.emissions_[0][0]._fitted_array()
 
-    def going_on_from(self, fitted, outputs):
+    def going_on_from(self, fitted, outputs, square=np.nan):
         """Return a product with the options of this one and the parameters of `fitted`, channel by channel.
 
         Raises
@@ -117,7 +117,7 @@ class Product(Emission):
         if [(type(e), columns) for e, columns in now] != [(type(e), columns) for e, columns in then]:
             raise ValueError(f"warm_start goes on from {fitted!r}, but emission is now {self!r}.")
         pairs = zip(now, then)
-        return self._with([new.going_on_from(old, self._take(outputs, c)) for (new, c), (old, _) in pairs])
+        return self._with([new.going_on_from(old, self._take(outputs, c), square) for (new, c), (old, _) in pairs])
 
     @property
     def n_outputs(self):
