@@ -7,6 +7,7 @@ is due anyway, say whether the objective has risen; only if it has not is a line
 import warnings
 from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -41,8 +42,7 @@ def shortened(expectation, start, goal):
     return start.between(goal, np.where(fell, 0.0, fractions))
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """An E-step: parameters, log_likelihood, objective (see `run`), and the statistics of chain and emission."""
 
     parameters: Parameters

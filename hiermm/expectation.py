@@ -15,7 +15,7 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from hiermm.inference import HAS_THREADS, filter, smooth, smooth_normal, smooth_symbols
-from hiermm.pieces import ROOM, LostState, bounds_of, plan, settled
+from hiermm.pieces import ROOM, LostState, plan, settled, share_of
 
 SCRATCH_BYTES = 16 << 20  # working memory of one thread in the E-step, small enough for caches
 PIECE_NUMBERS = 1 << 18  # steps x states in one piece, when memory allows more: small enough for caches and threads
@@ -203,19 +203,17 @@ def posteriors_by_symbol(parameters, sequences, piece):
     return Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, None, None)
 
 
-def fused_statistics(parameters, sequences, bounds, threads=1):
-    """Return (log-likelihood, statistics of the chain, statistics of the emission) of some sequences.
+def fused_statistics(parameters, sequences, share, threads=1):
+    """Return (log-likelihood, statistics of the chain, statistics of the emission) of the sequences of a `Share`.
 
-    For `Parameters.fused` and sequences that fit the scratch. Piece k has those from bounds[k] up to bounds[k + 1].
+    For `Parameters.fused` and sequences that fit the scratch.
     """
-    offsets, normal = sequences.offsets[bounds[0] : bounds[-1] + 1], parameters.emission.normal
-    lo, hi = offsets[0], offsets[-1]
-    inputs, outputs = sequences.inputs[lo:hi, : normal[0].shape[2]], sequences.outputs[lo:hi]
+    inputs, outputs = sequences.inputs[share.lo : share.hi], sequences.outputs[share.lo : share.hi]
     transitions = parameters.chain.quickest(inputs)
-    r = smooth_normal(transitions, normal, outputs, inputs, offsets - lo, bounds - bounds[0], threads)
+    r = smooth_normal(transitions, parameters.emission.normal, outputs, inputs, share.offsets, share.bounds, threads)
     loglik = float(r.log_likelihood.sum())
     if not isfinite(loglik):
-        refuse_impossible(r.status, offsets, sequences)
+        refuse_impossible(r.status, share.lo + share.offsets, sequences)
     moves = parameters.chain.statistics(inputs, r.first, r.xi.reshape(1, -1), transitions.rows)
     return loglik, moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
 
@@ -298,12 +296,12 @@ class Expectation:
         return self._plan(parameters)[0]
 
     def _plan(self, parameters):
-        """Return the pieces, and their bounds (see `bounds_of`) or None where a sequence is cut into blocks."""
+        """Return the pieces, and the `Share` that all of them make or None where a sequence is cut into blocks."""
         limits = parameters.steps_at_once()
         if limits not in self._plans:
             pieces = plan(self.sequences.offsets, *limits)
             cut = any(len(piece.blocks) > 1 for piece in pieces)
-            self._plans[limits] = pieces, None if cut else bounds_of(pieces)
+            self._plans[limits] = pieces, None if cut else share_of(pieces)
         return self._plans[limits]
 
     def _visit(self, function, parameters):
@@ -338,14 +336,14 @@ class Expectation:
         `keep`: `objective` will be asked next, so posteriors are kept if they are small enough.
         """
         self._kept = {}
-        pieces, bounds = self._plan(parameters)
-        if bounds is None or not parameters.fused:
+        pieces, share = self._plan(parameters)
+        if share is None or not parameters.fused:
             parts = self._visit(self._visitor(parameters, keep), parameters)
         elif self._compiled_threads:
-            return fused_statistics(parameters, self.sequences, bounds, min(self._workers, len(pieces)))
+            return fused_statistics(parameters, self.sequences, share, min(self._workers, len(pieces)))
         else:
-            some = [bounds[k : k + TOGETHER + 1] for k in range(0, len(pieces), TOGETHER)]
-            parts = self._map(lambda bounds: fused_statistics(parameters, self.sequences, bounds), some)
+            shares = [share_of(pieces[k : k + TOGETHER]) for k in range(0, len(pieces), TOGETHER)]
+            parts = self._map(lambda share: fused_statistics(parameters, self.sequences, share), shares)
         loglik, moves, outputs = 0.0, {}, {}
         for part in parts:
             loglik += part[0]
@@ -367,7 +365,7 @@ class Expectation:
 
         def visit(piece):
             if fused and len(piece.blocks) == 1:
-                return fused_statistics(parameters, self.sequences, bounds_of([piece]))
+                return fused_statistics(parameters, self.sequences, share_of([piece]))
             loglik, moves, outputs, kept = 0.0, {}, {}, []
             for block in blocks(piece):
                 loglik += block.log_likelihood

@@ -241,7 +241,7 @@ def smooth_normal(transitions, normal, outputs, inputs, offsets, bounds, threads
     normal : tuple
         Slopes (N, D, P), intercepts (N, D) and variances (N, D).
     outputs : ndarray of shape (n, D)
-    inputs : ndarray of shape (n, P)
+    inputs : ndarray of shape (n, P or more)
     offsets : ndarray of shape (m + 1,), int64
     bounds : ndarray of shape (p + 1,), int64
         Piece k has the sequences bounds[k], ..., bounds[k + 1] - 1.
@@ -256,7 +256,7 @@ def smooth_normal(transitions, normal, outputs, inputs, offsets, bounds, threads
     (N, D, P), m = normal[0].shape, len(offsets) - 1
     shapes = (N,), (N, N), (N, D, P + 1, P + 1), (N, D, P + 1), (N, D)
     r = NormalSums(np.empty(m), np.empty(m, dtype=np.int64), *map(np.zeros, shapes))
-    inputs, matrices = np.ascontiguousarray(inputs), a.matrices()
+    inputs, matrices = np.ascontiguousarray(inputs[:, :P]), a.matrices()
     at_once = max(min(AT_ONCE, SUMS // (N * N)), threads)
     for k in range(0, len(bounds) - 1, at_once):
         some = bounds[k : k + at_once + 1]

@@ -58,10 +58,25 @@ def plan(offsets, size, limit, wide):
     return pieces
 
 
-def bounds_of(pieces):
-    """Return (p + 1,): where the sequences of each of some pieces begin, and where those of the last one end."""
-    last = pieces[-1]
-    return np.array([piece.first for piece in pieces] + [last.first + len(last.ends) - 1])
+class Share(NamedTuple):
+    """Pieces of whole sequences, one behind the other, as `hiermm.inference.smooth_normal` takes them.
+
+    Rows [lo, hi) of the data; offsets (m + 1,) of the sequences in them; bounds (p + 1,): where in these the sequences
+    of each piece begin, and where those of the last one end.
+    """
+
+    lo: int
+    hi: int
+    offsets: np.ndarray
+    bounds: np.ndarray
+
+
+def share_of(pieces):
+    """Return the `Share` that some pieces make."""
+    lo = pieces[0].lo
+    offsets = np.concatenate([[0], *(piece.ends[1:] - lo for piece in pieces)])
+    bounds = np.array([piece.first for piece in pieces] + [pieces[0].first + len(offsets) - 1]) - pieces[0].first
+    return Share(lo, pieces[-1].hi, offsets, bounds)
 
 
 class LostState(ArithmeticError):

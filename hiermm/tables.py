@@ -5,7 +5,6 @@ They compile inputs into arrays for the kernels, take expected transition counts
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -86,7 +85,7 @@ class TableRows:
         """Number of states K."""
         return self.probs.shape[2]
 
-    @cached_property
+    @property
     def free(self):
         """Mask (L, R, K, K) of the probabilities that are estimated: neither zero nor fixed nor of an unused table."""
         free = self.probs > 0
@@ -135,11 +134,12 @@ class TableRows:
 
     def maximise(self, stats):
         """Return the rows of highest likelihood given statistics."""
-        counts = stats["counts"] * self.free
+        free = self.free
+        counts = stats["counts"] * free
         total = counts.sum(axis=-1, keepdims=True)
         if self.self_transition is not None:
-            counts *= (self.probs * self.free).sum(axis=-1, keepdims=True)
-        known = self.free & (total > UNCERTAIN)
+            counts *= (self.probs * free).sum(axis=-1, keepdims=True)
+        known = free & (total > UNCERTAIN)
         return TableRows(np.divide(counts, total, out=self.probs.copy(), where=known), self.self_transition, self.used)
 
     def penalty(self):
