@@ -60,6 +60,19 @@ static void gather(int64_t K, int NV, const Group *g, int64_t t0, vd *out) {
     }
 }
 
+/* Asks for row t of every lane, which will be wanted a block later: the processor does not foresee so many streams,
+ * unless their rows are long. A block goes to the first cache while it is small beside it. A lane that has ended asks
+ * for what lies behind it. */
+INLINE void ask(int64_t K, int NV, const Group *g, const double *const *rows, int64_t t) {
+    if (K > 64 || !rows[0] || t < 0 || t >= g->T[0] || (K < 8 && t % (8 / K))) return;
+    for (int l = 0; l < NV * VL; l++) {
+        for (int64_t k = 0; k < K; k += 8) {
+            if (K * NV <= 16) __builtin_prefetch(rows[l] + t * K + k, 0, 3);
+            else __builtin_prefetch(rows[l] + t * K + k, 0, 2);
+        }
+    }
+}
+
 /* The way back: (BLOCK, K, NV) to the rows of gamma, as far as each lane's sequence goes. */
 static void scatter(int64_t K, int NV, const Group *g, int64_t t0, const vd *in) {
     double *to[MAX_LANES];

@@ -144,6 +144,7 @@ INLINE void lanes_forward(const int64_t K, const int NV, Group *g, Pass *pass, i
         } else {
             if (row % BLOCK == 0 && g->outputs) (NV == 1 ? gather_outputs_1 : gather_outputs_2)(g, t, b);
             else if (row % BLOCK == 0) gather(K, NV, g, t, b);
+            if (!g->outputs) ask(K, NV, g, g->ll, t + BLOCK);
             lane_likelihoods(K, NV, b, p.shift);
         }
         if (t) {
@@ -227,6 +228,7 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, 
         int64_t row = t - t0, r = row % BLOCK;
         vd *b = g->lik + row * W, *a = g->alpha + row * W;
         lane_product(K, NV, c->cols, c->NP, c->tiles + K * K, w, beta);
+        if (!g->outputs && !g->symbols) ask(K, NV, g, (const double *const *)g->gamma, t - BLOCK);
         int edge = (double)t >= s.shortest;
         for (int v = 0; v < NV; v++) {
             vi inside = vset((double)t) < s.last[v];
@@ -276,14 +278,16 @@ static void lanes_judge(Group *g, const Back *back) {
 /* Filtered rows t0 .. t1 - 1, each divided by its sum, to the caller; uses the room of the likelihoods. */
 static void lanes_filtered(int64_t K, int NV, Group *g, int64_t t0, int64_t t1) {
     for (int64_t t = t0; t < t1; t++) {
-        const vd *a = g->alpha + (t - t0) * K * NV;
-        vd *out = g->lik + (t - t0) * K * NV;
+        int64_t row = t - t0, r = row % BLOCK;
+        const vd *a = g->alpha + row * K * NV;
+        vd *out = g->lik + row * K * NV;
+        ask(K, NV, g, (const double *const *)g->gamma, t + BLOCK);
         for (int v = 0; v < NV; v++) {
             vd norm = vset(1.0) / state_sum(K, NV, a, v);
             for (int64_t q = v; q < K * NV; q += NV) out[q] = a[q] * norm;
         }
+        if (r == BLOCK - 1 || t == t1 - 1) scatter(K, NV, g, t - r, out - r * K * NV);
     }
-    for (int64_t t = t0; t < t1; t += BLOCK) scatter(K, NV, g, t, g->lik + (t - t0) * K * NV);
 }
 
 /* Rows of lik and alpha that are kept at a time. A long group goes in segments: the forward pass leaves a checkpoint at
