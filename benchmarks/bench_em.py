@@ -199,7 +199,8 @@ def rows(quick=False):
         except AssertionError as error:
             yield Record(SECTION, f"{work.name}, K = {n_states}", failed=disagreement(error))
         if (os.cpu_count() or 1) > 1 and kind is not LateWork:
-            repeats = 3 if quick else {4: 41, 16: 11, 8: 7, 64: 5}[n_states]  # a short fit is soon disturbed
+            # Several seconds each: so long one processor of a shared machine may be quicker than the other.
+            repeats = 3 if quick else {4: 201, 16: 51, 8: 11, 64: 11}[n_states]
             yield threads(work, repeats, max_iter=10 if n_states < 64 else 3)
 
 
