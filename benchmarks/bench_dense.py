@@ -13,24 +13,11 @@ import time
 
 import numpy as np
 from hmmlearn import _hmmc
+from measure import in_turn, quartiles
 
 from hiermm._ext import VARIANT, load
 
 dense = load("dense")
-
-
-def milliseconds(function, repeats):
-    """Median and quartiles of several runs after a first one, in processor time of this thread, which a busy machine
-    disturbs less than the clock on the wall.
-    """
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.thread_time()
-        function()
-        times.append(1e3 * (time.thread_time() - start))
-    low, middle, high = np.percentile(times, [25, 50, 75])
-    return {"ms": middle, "low_ms": low, "high_ms": high}
 
 
 def chain(lengths, n_states, seed=0):
@@ -64,7 +51,10 @@ def hmmlearn_smooth(ll, offsets, initial, A, counts):
 
 
 def compare(work, n_states, steps, ours, theirs, repeats, slow_repeats):
-    mine, peer = milliseconds(ours, repeats), milliseconds(theirs, slow_repeats)["ms"]
+    """Processor time of this thread, which a busy machine disturbs less than the clock on the wall."""
+    functions = {"ours": ours, "theirs": theirs}
+    spent = in_turn(functions, {"ours": repeats, "theirs": slow_repeats}, clock=time.thread_time)
+    mine, peer = quartiles(spent["ours"]), quartiles(spent["theirs"])["ms"]
     return {
         "work": work, "n_states": n_states, "steps": int(steps), **mine, "hmmlearn_ms": peer,
         "ratio": peer / mine["ms"],
@@ -121,10 +111,10 @@ def steps_rows():
         gamma, steps = np.empty_like(ll), np.empty_like(A)
         loglik, status = np.empty(20), np.empty(20, np.int64)
         args = (ll, offsets, initial, A, None, None, None, gamma, loglik, status, None, steps)
-        times = milliseconds(lambda args=args: dense.smooth(*args), 15)
+        spent = in_turn({"": lambda args=args: dense.smooth(*args)}, 15, clock=time.thread_time)
         yield {
             "work": "posteriors and moves of each step, 20 sequences of 1,000, a matrix a step",
-            "n_states": n_states, "steps": len(ll), **times,
+            "n_states": n_states, "steps": len(ll), **quartiles(spent[""]),
         }  # fmt: skip
 
 

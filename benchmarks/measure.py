@@ -58,27 +58,29 @@ def single_thread():
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
-def milliseconds(function):
+def milliseconds(function, clock=time.perf_counter):
     """Time of one call."""
-    start = time.perf_counter()
+    start = clock()
     function()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (clock() - start)
 
 
-def in_turn(functions, repeats, warm=True):
+def in_turn(functions, repeats, warm=True, clock=time.perf_counter):
     """Times in ms of functions by name, called in turn so that a disturbance of the machine meets all of them.
 
-    `repeats` is a number, or one for each name. Functions are called once before, unless `warm` is false.
+    `repeats` is a number, or one for each name; fewer calls are spread evenly among more. Functions are called once
+    before, unless `warm` is false.
     """
     repeats = repeats if isinstance(repeats, dict) else dict.fromkeys(functions, repeats)
     spent = {name: [] for name in functions}
     for name, function in functions.items():
         if warm and repeats[name] > 1:
             function()
-    for number in range(max(repeats.values())):
+    rounds = max(repeats.values())
+    for number in range(rounds):
         for name, function in functions.items():
-            if number < repeats[name]:
-                spent[name].append(milliseconds(function))
+            if (number + 1) * repeats[name] // rounds > number * repeats[name] // rounds:
+                spent[name].append(milliseconds(function, clock))
     return spent
 
 

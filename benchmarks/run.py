@@ -39,7 +39,7 @@ FIELDS = ["section", "work", "ms", "low", "high", "peer", "peer_ms", "ratio", "t
 def dense(quick):
     """Yield the records of `bench_dense`."""
     for row in bench_dense.rows(16 if quick else 256):
-        times = {"ms": row["ms"], "low": row["low_ms"], "high": row["high_ms"]}
+        times = {"ms": row["ms"], "low": row["low"], "high": row["high"]}
         peer = {"peer": "hmmlearn scaling", "peer_ms": row["hmmlearn_ms"]} if "ratio" in row else {}
         yield Record("Flat chains, kernels", f"{row['work']}, K = {row['n_states']}", **times, **peer)
 
