@@ -158,10 +158,7 @@ static inline void product_dot(int64_t N, int64_t NP, const double *M, const dou
             }
             part[r] = a;
         }
-        vtranspose(part);
-        vd total = part[0];
-        for (int r = 1; r < VL; r++) total += part[r];
-        vstore(y + i0, total);
+        vstore(y + i0, vsums(part));
     }
 }
 

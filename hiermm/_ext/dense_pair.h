@@ -10,6 +10,7 @@
 INLINE void panel_both(const int wide, int64_t N, int64_t NP, const double *M, const double *x, const double *w,
                        double *p, double *y, int first) {
     vd sum[8], right[8];
+#pragma GCC unroll 8
     for (int v = 0; v < wide; v++) {
         sum[v] = (vd){};
         right[v] = vload(w + v * VL);
@@ -28,11 +29,10 @@ INLINE void panel_both(const int wide, int64_t N, int64_t NP, const double *M, c
             }
             part[r] = dot;
         }
-        vtranspose(part);
-        vd total = first ? (vd){} : vload(y + i);
-        for (int r = 0; r < VL; r++) total += part[r];
-        vstore(y + i, total);
+        vd total = vsums(part);
+        vstore(y + i, first ? total : (vd)(vload(y + i) + total));
     }
+#pragma GCC unroll 8
     for (int v = 0; v < wide; v++) vstore(p + v * VL, sum[v]);
 }
 

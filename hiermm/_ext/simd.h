@@ -159,6 +159,26 @@ INLINE void vtranspose(vd *r) {
 #endif
 }
 
+/* The sums over the lanes of VL vectors, that of r[i] in lane i. */
+INLINE vd vsums(const vd *r) {
+#if VL == 8
+    const __m512d *x = (const __m512d *)r;
+    __m512d a[4], b[2];
+    for (int i = 0; i < 4; i++)
+        a[i] = _mm512_add_pd(_mm512_unpacklo_pd(x[2 * i], x[2 * i + 1]), _mm512_unpackhi_pd(x[2 * i], x[2 * i + 1]));
+    for (int i = 0; i < 2; i++)
+        b[i] = _mm512_add_pd(_mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0x88),
+                             _mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0xdd));
+    return (vd)_mm512_add_pd(_mm512_shuffle_f64x2(b[0], b[1], 0x88), _mm512_shuffle_f64x2(b[0], b[1], 0xdd));
+#elif VL == 4
+    const __m256d *x = (const __m256d *)r;
+    __m256d a = _mm256_hadd_pd(x[0], x[1]), b = _mm256_hadd_pd(x[2], x[3]);
+    return (vd)_mm256_add_pd(_mm256_permute2f128_pd(a, b, 0x20), _mm256_permute2f128_pd(a, b, 0x31));
+#else
+    return (vd){r[0][0] + r[0][1], r[1][0] + r[1][1]};
+#endif
+}
+
 /* 2^n for n held in the low bits of `t` = n + SIMD_ROUND; -1022 <= n <= 1023. */
 #define SIMD_ROUND 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer */
 INLINE vd simd_pow2(vd t) { return (vd)(((vi)t + 1023) << 52); }
