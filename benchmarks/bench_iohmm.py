@@ -4,7 +4,8 @@ K = 4 states, 3 inputs, 20 sequences of 1,000 steps. Each peer runs in a process
 environment or in the one that `make peers` makes for packages that want old libraries. hiermm is set up as the
 closest thing to the peer's model. Log-likelihood and posteriors under equal parameters are compared before any time
 counts; a fit of ours lasts until it has the likelihood that the peer's fit reached. The peer's process takes up to a
-minute, in which the speed of a shared machine changes, so half of our times are taken before it, half behind it.
+minute, in which the speed of a shared machine changes, so half of our E-steps and iterations are timed before it, half
+behind it.
 """
 
 from measure import Record, disagreement, in_turn, quartiles, single_thread
