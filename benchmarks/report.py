@@ -13,9 +13,9 @@ are not measured, and no number is quoted for them; `make peers` installs all of
 
 Flat chains and several levels are timed by the kernel alone, in processor time of the one thread; EM iterations by the
 E-step and M-step that `fit` runs, input-output models likewise, threads by `fit` as a whole, all three by the clock on
-the wall. hiermm and most peers take turns; beside a peer with a process of its own half of hiermm's E-steps and iterations
-are timed before that process, half behind it. A fit of an input-output model lasts until it has the likelihood that the
-peer reached from the same start.
+the wall. hiermm and most peers take turns; beside a peer with a process of its own half of hiermm's E-steps and
+iterations are timed before that process, half behind it. A fit of an input-output model lasts until it has the
+likelihood that the peer reached from the same start.
 """
 
 
