@@ -95,8 +95,13 @@ def analysis(quick):
 
 def imports(quick):
     """Yield the times of importing scikit-learn and then hiermm, in fresh processes."""
-    code = "import time; a = time.perf_counter(); import sklearn; b = time.perf_counter(); import hiermm; " \
-           "print(b - a, time.perf_counter() - b)"  # fmt: skip
+    lines = [
+        "import time",
+        "begin = time.perf_counter(); import sklearn",
+        "middle = time.perf_counter(); import hiermm",
+        "print(middle - begin, time.perf_counter() - middle)",
+    ]
+    code = "\n".join(lines)
     spent = []
     for _ in range(3 if quick else 11):
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
