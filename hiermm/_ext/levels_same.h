@@ -95,10 +95,10 @@ INLINE void same_move(const Level *g, const double *c, vd *x) {
                 for (int i = 0; i < K; i++) in[i] = at[i * tail];
 #pragma GCC unroll 4
                 for (int j = 0; j < K; j++) {
-                    vd even = in[0] * vload(m + j * VL), odd = in[1] * vload(m + (K + j) * VL);
-                    if (K > 2) even += in[2] * vload(m + (2 * K + j) * VL);
-                    if (K > 3) odd += in[3] * vload(m + (3 * K + j) * VL);
-                    at[j * tail] = even + odd;
+                    vd sum = in[0] * vload(m + j * VL);
+#pragma GCC unroll 4
+                    for (int i = 1; i < K; i++) sum += in[i] * vload(m + (i * K + j) * VL);
+                    at[j * tail] = sum;
                 }
             }
     } else {
@@ -114,10 +114,10 @@ INLINE void same_move(const Level *g, const double *c, vd *x) {
             for (int i = 0; i < K; i++) in[i] = permute(at[i / per], lanes[i]);
 #pragma GCC unroll 2
             for (int h = 0; h < V; h++) {
-                vd even = in[0] * vload(m + h * VL), odd = in[1] * vload(m + (V + h) * VL);
-                if (K > 2) even += in[2] * vload(m + (2 * V + h) * VL);
-                if (K > 3) odd += in[3] * vload(m + (3 * V + h) * VL);
-                at[h] = even + odd;
+                vd sum = in[0] * vload(m + h * VL);
+#pragma GCC unroll 4
+                for (int i = 1; i < K; i++) sum += in[i] * vload(m + (i * V + h) * VL);
+                at[h] = sum;
             }
         }
     }
@@ -198,13 +198,15 @@ INLINE ptrdiff_t same_filter(const int sizes, const Frame *f, ptrdiff_t t, ptrdi
     Scale now = *scale;
     vd x[SAME_VECTORS];
     ptrdiff_t k = 0;
+    double top = ll && rows ? row_top(n, ll, packing) : 0.0, next = 0.0; /* `next` ahead: exponentials wait for it */
 #pragma GCC unroll 8
     for (int v = 0; v < n; v++) x[v] = vload(alpha + v * VL);
-    for (; k < rows; k++, t++, b += stride, out += n * VL) {
-        double top = 0.0;
+    for (; k < rows; k++, t++, b += stride, out += n * VL, top = next) {
         if (ll) {
-            ask_for(ll + (k + 8) * f->states, f->states);
-            top = row_likelihood(n, ll + k * f->states, packing, b);
+            const double *row = ll + k * f->states;
+            ask_for(row + 8 * f->states, f->states);
+            if (k + 1 < rows) next = row_top(n, row + f->states, packing);
+            row_likelihood(n, row, packing, top, b);
         }
         MOVE(3, to, x)
         MOVE(2, to, x)

@@ -89,22 +89,28 @@ INLINE void states_store(double *row, const Packing *packing, ptrdiff_t v, vd x)
         if (p.mask >> l & 1) row[p.first + i++] = x[l];
 #endif
 }
-/* b = exp(ll - top) for a row of states, n vectors with 0 at padding; returns top, the largest. */
-INLINE double row_likelihood(ptrdiff_t n, const double *ll, const Packing *packing, double *b) {
+/* The largest of a row of states in n vectors. */
+INLINE double row_top(ptrdiff_t n, const double *ll, const Packing *packing) {
     vd most = states_load(ll, packing, 0, -INFINITY);
 #pragma GCC unroll 8
     for (ptrdiff_t v = 1; v < n; v++) most = vmax(most, states_load(ll, packing, v, -INFINITY));
-    const double top = hmax(most);
+    return hmax(most);
+}
+
+/* b = exp(ll - top) for a row of states, n vectors with 0 at padding; `top` is the largest. */
+INLINE void row_likelihood(ptrdiff_t n, const double *ll, const Packing *packing, double top, double *b) {
     const vd shift = vset(top == -INFINITY ? 0.0 : top);
 #pragma GCC unroll 8
     for (ptrdiff_t v = 0; v < n; v++) vstore(b + v * VL, vexp_low(states_load(ll, packing, v, -INFINITY) - shift));
-    return top;
 }
 
 /* The same for rows of N log-likelihoods; out has n doubles a row. */
 static void likelihood_states(const double *ll, ptrdiff_t rows, ptrdiff_t N, const Packing *packing, double *top,
                               double *out, ptrdiff_t n) {
-    for (ptrdiff_t k = 0; k < rows; k++) top[k] = row_likelihood(n / VL, ll + k * N, packing, out + k * n);
+    for (ptrdiff_t k = 0; k < rows; k++, ll += N) {
+        top[k] = row_top(n / VL, ll, packing);
+        row_likelihood(n / VL, ll, packing, top[k], out + k * n);
+    }
 }
 
 /* out[p] = x[column[p]] */

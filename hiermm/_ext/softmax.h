@@ -123,12 +123,7 @@ INLINE void logits(int64_t F, const vd *u, int64_t P, const double *coef, const 
         for (int64_t f = 0; f < F; f++) z[f] += u[p] * coef[f * P + p];
 }
 
-/* exp(x) for |x| <= NEAR. */
-#define NEAR 300.0
-INLINE vd exp_near(vd x) {
-    vd r, t = simd_reduce(x, &r);
-    return (vset(1.0) + (r + r * r * simd_exp_tail(r))) * simd_pow2(t);
-}
+#define NEAR 300.0 /* a gap between logits whose exponential is far from the ends of the range */
 
 /* Turns logits into exponentials relative to one of them, z[f] = exp(z[f] - *base), and returns their sum. The base is
  * the first logit where all others are near it, so that its own exponential need not be worked out, else the largest. */
@@ -140,7 +135,7 @@ INLINE vd exponentials(int64_t F, vd *z, vd *base) {
     }
     if (vfirst(far > vset(NEAR)) == VL) {
         *base = z[0];
-        for (int64_t f = 1; f < F; f++) sum += z[f] = exp_near(z[f] - *base);
+        for (int64_t f = 1; f < F; f++) sum += z[f] = vexp_near(z[f] - *base);
         z[0] = vset(1.0);
         return sum;
     }
