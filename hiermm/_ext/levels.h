@@ -7,7 +7,8 @@
  *
  *   wide    tail is a multiple of VL: whole vectors share `from` and `to`; coefficients are vectors of equal entries
  *           (or of entries that follow the parent, where the parent lies within the vector);
- *   narrow  the level lies within the vectors: each source value is spread over its fibre by a permutation.
+ *   narrow  the level lies within the vectors, which permutations bring to those that they are multiplied with: value k
+ *           spread over its fibre, or for levels of 2 and 4 values the k-th exchange, own ^ k, which takes fewer.
  *
  * Both read their coefficients from a table in the order of use, filled through a map of indices into the packed rows:
  * the same loops with a table of transposed rows go backward, and sums of products F[from] G[to] land in an array of
@@ -69,7 +70,7 @@ typedef struct {
     ptrdiff_t entries;                /* doubles in a table */
     Table to, from;                   /* forward and backward */
     double *products;                 /* sums of F[from] G[to], laid out as the backward table */
-    int64_t *spread;                  /* narrow: (size, VL) lanes of the source */
+    int64_t *spread;                  /* narrow: (size, VL) lanes of the other end of a move */
 } Level;
 
 /* -------------------------------------------------------------------------------------------------- the two moves
@@ -103,20 +104,29 @@ INLINE void narrow_products(const ptrdiff_t K, const ptrdiff_t V, const Level *g
             }
 }
 
-/* The same with a group's table in registers, for K <= 4 (so that V is 1 or 2). */
+/* Whether the other end of a narrow level's moves goes through own ^ k rather than k. */
+INLINE int exchanges(ptrdiff_t K) { return K == 2 || K == 4; }
+
+/* What vector h of block x is multiplied with in entries k of a table, for 2 <= K <= 4 (so that V is 1 or 2). */
+INLINE vd other_end(const int K, const int V, const vd *x, const vi *lanes, const int k, const int h) {
+    const int per = V == 1 ? K : 2;
+    if (!exchanges(K)) return permute(x[k / per], lanes[k]);
+    return k % per ? permute(x[h ^ k / per], lanes[k]) : x[h ^ k / per];
+}
+
+/* The same with a group's table in registers. */
 INLINE void narrow_move_held(const int K, const int V, const Level *g, const double *c, const double *x, double *out) {
-    const ptrdiff_t step = g->groups * V * VL, end = g->blocks * V * VL, per = V == 1 ? K : 2;
+    const ptrdiff_t step = g->groups * V * VL, end = g->blocks * V * VL;
     vi lanes[4];
-    for (int i = 0; i < K; i++) lanes[i] = lanes_of(g->spread, i);
+    for (int k = 0; k < K; k++) lanes[k] = lanes_of(g->spread, k);
     for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL) {
         vd held[8];
         for (int e = 0; e < K * V; e++) held[e] = vload(c + e * VL);
         for (ptrdiff_t at = t * V * VL; at < end; at += step) {
-            vd sum[4] = {};
-            for (int i = 0; i < K; i++) {
-                const vd source = permute(vload(x + at + i / per * VL), lanes[i]);
-                for (int h = 0; h < V; h++) sum[i % 2 * V + h] += source * held[i * V + h];
-            }
+            vd in[2], sum[4] = {};
+            for (int h = 0; h < V; h++) in[h] = vload(x + at + h * VL);
+            for (int k = 0; k < K; k++)
+                for (int h = 0; h < V; h++) sum[k % 2 * V + h] += other_end(K, V, in, lanes, k, h) * held[k * V + h];
             for (int h = 0; h < V; h++) vstore(out + at + h * VL, sum[h] + sum[V + h]);
         }
     }
@@ -124,17 +134,19 @@ INLINE void narrow_move_held(const int K, const int V, const Level *g, const dou
 
 INLINE void narrow_products_held(const int K, const int V, const Level *g, double *c, const double *F,
                                  const double *G) {
-    const ptrdiff_t step = g->groups * V * VL, end = g->blocks * V * VL, per = V == 1 ? K : 2;
+    const ptrdiff_t step = g->groups * V * VL, end = g->blocks * V * VL;
     vi lanes[4];
-    for (int i = 0; i < K; i++) lanes[i] = lanes_of(g->spread, i);
+    for (int k = 0; k < K; k++) lanes[k] = lanes_of(g->spread, k);
     for (ptrdiff_t t = 0; t < g->groups; t++, c += K * V * VL) {
         vd held[8];
         for (int e = 0; e < K * V; e++) held[e] = vload(c + e * VL);
-        for (ptrdiff_t at = t * V * VL; at < end; at += step)
-            for (int j = 0; j < K; j++) {
-                const vd to = permute(vload(G + at + j / per * VL), lanes[j]);
-                for (int h = 0; h < V; h++) held[j * V + h] += vload(F + at + h * VL) * to;
-            }
+        for (ptrdiff_t at = t * V * VL; at < end; at += step) {
+            vd to[2];
+            for (int h = 0; h < V; h++) to[h] = vload(G + at + h * VL);
+            for (int k = 0; k < K; k++)
+                for (int h = 0; h < V; h++)
+                    held[k * V + h] += vload(F + at + h * VL) * other_end(K, V, to, lanes, k, h);
+        }
         for (int e = 0; e < K * V; e++) vstore(c + e * VL, held[e]);
     }
 }
@@ -272,9 +284,11 @@ static ptrdiff_t pad_size(ptrdiff_t size, ptrdiff_t tail) {
     return padded;
 }
 
-/* Entry (group t, partner k, h, lane): the level's own value comes from the position, the other end of the move is k. */
+/* Entry (group t, k, h, lane): the level's own value comes from the position, the other end of the move is value k, or
+ * own ^ k. */
 static void fill_maps(Level *g, const Shape *s) {
     const ptrdiff_t V = g->wide ? g->size : g->vectors, K = g->size;
+    const int exchanged = !g->wide && exchanges(K);
     for (ptrdiff_t t = 0; t < g->groups; t++)
         for (ptrdiff_t e = 0; e < V * VL; e++) {
             ptrdiff_t at = t * V * VL + e, own = e / VL;
@@ -285,14 +299,16 @@ static void fill_maps(Level *g, const Shape *s) {
             const int32_t first = (int32_t)(s->start + parent * K * K);
             for (int32_t k = 0; k < K; k++) {
                 const ptrdiff_t entry = (t * K + k) * V * VL + e;
-                g->to.map[entry] = padding ? -1 : first + k * (int32_t)K + (int32_t)own;
-                g->from.map[entry] = padding ? -1 : first + (int32_t)(own * K) + k;
+                const int32_t other = exchanged ? (int32_t)own ^ k : k;
+                g->to.map[entry] = padding ? -1 : first + other * (int32_t)K + (int32_t)own;
+                g->from.map[entry] = padding ? -1 : first + (int32_t)(own * K) + other;
             }
         }
-    for (ptrdiff_t i = 0; i < g->size && !g->wide; i++)
-        for (ptrdiff_t l = 0; l < VL; l++)
-            g->spread[i * VL + l] = permutation(g->block < VL ? l / g->block * g->block + i * g->tail + l % g->tail
-                                                              : i * g->tail % VL + l % g->tail);
+    for (ptrdiff_t k = 0; k < g->size && !g->wide; k++)
+        for (ptrdiff_t l = 0; l < VL; l++) {
+            const ptrdiff_t value = g->block < VL ? l / g->block * g->block + k * g->tail : k * g->tail % VL;
+            g->spread[k * VL + l] = permutation(exchanged ? l ^ k * g->tail % VL : value + l % g->tail);
+        }
 }
 
 static int level_alloc(Level *g, const Shape *s) {

@@ -102,22 +102,20 @@ INLINE void same_move(const Level *g, const double *c, vd *x) {
                 }
             }
     } else {
-        const int per = V == 1 ? K : 2;
         vi lanes[4];
 #pragma GCC unroll 4
-        for (int i = 0; i < K; i++) lanes[i] = lanes_of(g->spread, i);
+        for (int k = 0; k < K; k++) lanes[k] = lanes_of(g->spread, k);
 #pragma GCC unroll 8
         for (int b = 0; b < blocks; b++) {
             const double *m = c + b % groups * K * V * VL;
-            vd in[4], *at = x + b * V;
-#pragma GCC unroll 4
-            for (int i = 0; i < K; i++) in[i] = permute(at[i / per], lanes[i]);
+            vd in[2], *at = x + b * V;
+#pragma GCC unroll 2
+            for (int h = 0; h < V; h++) in[h] = at[h];
 #pragma GCC unroll 2
             for (int h = 0; h < V; h++) {
-                vd sum = in[0] * vload(m + h * VL);
+                at[h] = other_end(K, V, in, lanes, 0, h) * vload(m + h * VL);
 #pragma GCC unroll 4
-                for (int i = 1; i < K; i++) sum += in[i] * vload(m + (i * V + h) * VL);
-                at[h] = sum;
+                for (int k = 1; k < K; k++) at[h] += other_end(K, V, in, lanes, k, h) * vload(m + (k * V + h) * VL);
             }
         }
     }
@@ -144,10 +142,9 @@ INLINE void same_products(const Level *g, const vd *x, const vd *y) {
                     vstore(sum, total);
                 }
     } else {
-        const int per = V == 1 ? K : 2;
         vi lanes[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < K; j++) lanes[j] = lanes_of(g->spread, j);
+        for (int k = 0; k < K; k++) lanes[k] = lanes_of(g->spread, k);
 #pragma GCC unroll 4
         for (int t = 0; t < groups; t++) {
             vd sum[8];
@@ -157,11 +154,9 @@ INLINE void same_products(const Level *g, const vd *x, const vd *y) {
 #pragma GCC unroll 8
             for (int b = t; b < blocks; b += groups)
 #pragma GCC unroll 4
-                for (int j = 0; j < K; j++) {
-                    const vd to = permute(y[b * V + j / per], lanes[j]);
+                for (int k = 0; k < K; k++)
 #pragma GCC unroll 2
-                    for (int h = 0; h < V; h++) sum[j * V + h] += x[b * V + h] * to;
-                }
+                    for (int h = 0; h < V; h++) sum[k * V + h] += x[b * V + h] * other_end(K, V, y + b * V, lanes, k, h);
 #pragma GCC unroll 8
             for (int e = 0; e < K * V; e++) vstore(c + e * VL, sum[e]);
         }
