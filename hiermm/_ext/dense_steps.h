@@ -122,7 +122,7 @@ INLINE void steps_forward(const int K, Steps *s, Pass *p) {
 INLINE void steps_backward(const int K, Steps *s) {
     Group *g = &s->g;
     Back back = back_start(g, 1, K);
-    vd beta[STEPS_MOST], w[STEPS_MOST], ignored = {};
+    vd beta[STEPS_MOST], w[STEPS_MOST], moved[STEPS_MOST * STEPS_MOST], ignored = {};
     for (int j = 0; j < K; j++) beta[j] = vset(1.0);
     for (int64_t t = g->T[0] - 1; t >= 0; t--) {
         int64_t r = t % BLOCK;
@@ -143,16 +143,18 @@ INLINE void steps_backward(const int K, Steps *s) {
         vd norm = vset(1.0) / evidence, scale = vscale(sum, &ignored), before = {};
         for (int j = 0; j < K; j++) {
             b[j] *= norm;
-            w[j] *= scale;
+            w[j] = (vd)((vi)(w[j] * scale) & counted);
         }
         for (int i = 0; t && i < K; i++) {
             beta[i] = (vd){};
-            for (int j = 0; j < K; j++) beta[i] += joint[i * K + j] = M[i * K + j] * w[j];
+            for (int j = 0; j < K; j++) beta[i] += moved[i * K + j] = M[i * K + j] * w[j];
             before += a[i - K] * beta[i];
         }
         norm = vset(1.0) / before;
-        for (int i = 0; t && i < K; i++)
-            for (int j = 0; j < K; j++) joint[i * K + j] = (vd)((vi)(joint[i * K + j] * (a[i - K] * norm)) & counted);
+        for (int i = 0; t && i < K; i++) {
+            const vd share = (vd)((vi)(a[i - K] * norm) & counted);
+            for (int j = 0; j < K; j++) joint[i * K + j] = moved[i * K + j] * share;
+        }
         if (!t) memset(joint, 0, (size_t)(K * K) * sizeof(vd)); /* no move leads into the first step */
         if (r) continue;
         if (s->moves_at) s->moves_at(s, t);

@@ -5,7 +5,7 @@
 
 #include "simd.h"
 
-enum { BLOCK_CHUNKS = 8, BLOCK_STEPS = BLOCK_CHUNKS * VL, TILE_ROWS = 3, TILE_COLUMNS = 4 };
+enum { BLOCK_CHUNKS = 8, BLOCK_STEPS = BLOCK_CHUNKS * VL, TILE_ROWS = VL == 8 ? 6 : 3, TILE_COLUMNS = 4 };
 
 /* Calls BODY with the number of free destinations as a constant where it is small. */
 #define BY_SIZE(F, BODY, ...)                                                                                          \
@@ -297,10 +297,10 @@ static void add_products(int64_t n_rows, int64_t n_columns, int64_t chunks, cons
     int64_t i = 0;
     for (; i + TILE_ROWS <= n_rows; i += TILE_ROWS)
         tile_row(TILE_ROWS, n_columns, chunks, left + i * BLOCK_CHUNKS, right, sums + i * stride, stride);
-    switch (n_rows - i) {
-    case 2: tile_row(2, n_columns, chunks, left + i * BLOCK_CHUNKS, right, sums + i * stride, stride); break;
-    case 1: tile_row(1, n_columns, chunks, left + i * BLOCK_CHUNKS, right, sums + i * stride, stride); break;
-    }
+#define ROWS_LEFT(n) \
+    case n: tile_row(n, n_columns, chunks, left + i * BLOCK_CHUNKS, right, sums + i * stride, stride); break;
+    switch (n_rows - i) { ROWS_LEFT(1) ROWS_LEFT(2) ROWS_LEFT(3) ROWS_LEFT(4) ROWS_LEFT(5) }
+#undef ROWS_LEFT
 }
 
 /* A group's lane sums: residuals by features (F, P + 1), curvature by products of features (pairs, features), count. */
