@@ -56,11 +56,12 @@ def damped_solve(hessian, gradient, diagonal=None):
     >>> damped_solve(np.array([[2.0, 0.0], [0.0, 0.0]]), np.array([[4.0], [0.0]])).ravel().round(6)
     array([2., 0.])
     """
-    d = hessian.shape[-1]
     diagonal = np.einsum("...ii->...i", hessian) if diagonal is None else diagonal
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))[..., None]
     with np.errstate(over="ignore", invalid="ignore"):
-        unit = hessian / scale / np.swapaxes(scale, -1, -2) + DAMPING * np.eye(d)
+        unit = hessian / scale
+        unit /= np.swapaxes(scale, -1, -2)
+        np.einsum("...ii->...i", unit)[...] += DAMPING
         x = np.linalg.solve(unit, gradient / scale) / scale
     finite = np.isfinite(x)
     return x if finite.all() else np.where(finite.all(axis=(-2, -1), keepdims=True), x, 0.0)
@@ -78,9 +79,9 @@ def shorten(step, moments, axis):
     axis : int, tuple of int or None
         Axes of `step[..., 0]` that are shortened by a common factor (None: all).
     """
-    square = np.einsum("...a,ab,...b->...", step, moments / max(moments[0, 0], 1.0), step)
-    longest = np.sqrt(np.maximum(square, 0.0)).max(axis=axis, keepdims=True, initial=LONGEST_STEP)
-    return step * (LONGEST_STEP / longest)[..., None]
+    square = (step @ (moments / max(moments[0, 0], 1.0)) * step).sum(axis=-1)
+    longest = square.max(axis=axis, keepdims=True, initial=LONGEST_STEP**2)
+    return step * (LONGEST_STEP / np.sqrt(longest))[..., None]
 
 
 def surely_rises(intercept, coef, free, low, high):
@@ -165,15 +166,10 @@ def softmax_point(coef, intercept, free, stats, alpha):
 
 def _reference_last(free, hessian, m):
     """Return the `m` free destinations of each group (g, m), the one of largest curvature last."""
-    n_features = hessian.shape[-1] // free.shape[1]
-    curvature = np.einsum("gii->gi", hessian)[:, ::n_features]
-    destinations = np.argsort(~free, axis=1, kind="stable")[:, :m]
-    rows = np.arange(len(free))
-    best = np.take_along_axis(curvature, destinations, axis=1).argmax(axis=1)
-    reference = destinations[rows, best]
-    destinations[rows, best] = destinations[:, -1]
-    destinations[:, -1] = reference
-    return destinations
+    curvature = np.einsum("gii->gi", hessian)[:, :: hessian.shape[-1] // free.shape[1]]
+    rank = np.where(free, 0, 2)
+    rank[np.arange(len(free)), np.where(free, curvature, -np.inf).argmax(axis=1)] = 1
+    return rank.argsort(axis=1, kind="stable")[:, :m]
 
 
 def _differences_step(gradient, hessian, groups, destinations, alpha):

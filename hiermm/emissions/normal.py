@@ -316,12 +316,11 @@ def solve(gram, cross):
         return np.divide(cross, gram[..., 0], out=np.zeros(cross.shape), where=gram[..., 0] > 0)
     diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
     # Not sqrt(1 / diagonal), which overflows where the posteriors of a nearly dead state are subnormal.
-    unit = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
+    unit = np.divide(1.0, np.sqrt(diagonal), out=np.zeros(diagonal.shape), where=diagonal > 0)
     values, vectors = np.linalg.eigh(gram * unit[..., :, None] * unit[..., None, :])
-    keep = values > 1e-13 * values[..., -1:]
-    inverse = np.where(keep, 1.0 / np.where(keep, values, 1.0), 0.0)
-    turned = np.einsum("...fg,...f->...g", vectors, cross * unit)
-    return unit * np.einsum("...fg,...g->...f", vectors, inverse * turned)
+    turned = ((cross * unit)[..., None, :] @ vectors)[..., 0, :]
+    kept = np.divide(turned, values, out=np.zeros(turned.shape), where=values > 1e-13 * values[..., -1:])
+    return unit * (vectors @ kept[..., None])[..., 0]
 
 
 def data_sums(outputs, centre):
