@@ -130,8 +130,7 @@ INLINE void logits(int64_t F, const vd *u, int64_t P, const double *coef, const 
 INLINE vd exponentials(int64_t F, vd *z, vd *base) {
     vd far = {0}, sum = vset(1.0);
     for (int64_t f = 1; f < F; f++) {
-        vd gap = z[f] - z[0];
-        far = vmax(vmax(gap, 0.0 - gap), far);
+        far = vmax((vd)((vi)(z[f] - z[0]) & INT64_MAX), far);
     }
     if (vfirst(far > vset(NEAR)) == VL) {
         *base = z[0];
