@@ -12,13 +12,18 @@
 /* Vectors of lanes at the most: one where its sums are enough to hide their latency; two fill the caches twice as fast. */
 INLINE int widest_lanes(int64_t K) { return K < (VL == 8 ? 9 : 32) ? MAX_NV : 1; }
 
-/* y[j] = sum_i M[i, j] x[i] for `width` states j; x and y have NV vectors a state. */
+enum { TILE_AHEAD = 16 }; /* rows of a tile that are asked for in advance */
+
+/* y[j] = sum_i M[i, j] x[i] for `width` states j; x and y have NV vectors a state. Tiles of many states come from the
+ * second cache, and all the loads are too many for the processor to ask ahead by itself. */
 INLINE void lane_tile(const int width, const int NV, int64_t K, const double *M, int64_t ld, const vd *x, vd *y) {
     vd acc[TILE * MAX_NV];
     for (int a = 0; a < width * NV; a++) acc[a] = (vd){};
-    for (int64_t i = 0; i < K; i++)
+    for (int64_t i = 0; i < K; i++) {
+        for (int j = 0; j < width && !__builtin_constant_p(K); j += 8) __builtin_prefetch(M + (i + TILE_AHEAD) * ld + j);
         for (int j = 0; j < width; j++)
             for (int v = 0; v < NV; v++) acc[j * NV + v] += vset(M[i * ld + j]) * x[i * NV + v];
+    }
     for (int a = 0; a < width * NV; a++) y[a] = acc[a];
 }
 
