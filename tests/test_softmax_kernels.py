@@ -71,6 +71,18 @@ def test_kernels_equal_plain_numpy(shape, variant):
     np.testing.assert_allclose(normalizer, o.logsumexp(z, axis=-1), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_exponentials_keep_their_digits_over_the_whole_range(variant):
+    gap = np.concatenate([-np.geomspace(1e-300, 708.0, 4_001), np.linspace(-2.0, 0.0, 4_001)])
+    beyond = np.array([-708.001, -745.0, -1e300])
+    kernel, coef, intercept = load("softmax", variant), np.array([[[0.0], [1.0]]]), np.zeros((1, 2))
+    probs = kernel_probabilities(kernel, coef, intercept, gap[:, None], None, None)[:, 0]
+    odds = np.exp(gap.astype(np.longdouble))
+    np.testing.assert_allclose(probs, np.stack([1 / (1 + odds), odds / (1 + odds)], axis=1).astype(float), rtol=1e-15)
+    probs = kernel_probabilities(kernel, coef, intercept, beyond[:, None], None, None)[:, 0]
+    assert (probs == [1.0, 0.0]).all()
+
+
 def slow_sums(inputs, probs, counts, w, stay):
     n, G, M = probs.shape
     size = inputs.shape[1] + 1
