@@ -30,7 +30,7 @@ typedef struct {
     const double *apart;           /* (apart_rows, K): 1 where step t cannot be in state j, whatever the data */
     int64_t apart_rows;            /* the last row serves all later steps; 0 when all states are open */
     vd *lik, *alpha, *work, *marks; /* scratch, see lanes_scratch: rows, one step, checkpoints */
-    vd *counts;                    /* (K, K) sums over lanes, or NULL */
+    double *counts;                /* expected moves before the factor A, see counts_size; or NULL */
     double *spare;                 /* MAX_LANES x BLOCK x K doubles, for lanes that end inside a block */
     Symbols *symbols;              /* instead of ll and gamma, or NULL */
     const double *of[MAX_LANES];   /* symbols->of and symbols->first of each lane */
@@ -38,6 +38,21 @@ typedef struct {
     vd tops[BLOCK * MAX_NV];       /* symbols->top of the steps of a block */
     struct Outputs *outputs;       /* instead of ll and gamma, see dense_outputs.h; or NULL */
 } Group;
+
+/* Moves between up to LANE_COUNTS states are summed lane by lane, (K, K). Sums of more would not stay in the caches, unless
+ * the lanes are two: there the lanes are added up block by block, and rows are destinations. */
+enum { LANE_COUNTS = VL == 2 ? INT32_MAX : 60, MOVES_HIGH = 2 };
+INLINE int64_t counts_size(int64_t K) { return K > LANE_COUNTS ? K * K : K * K * VL; }
+INLINE double count_of(int64_t K, const double *counts, int64_t i, int64_t j) {
+    return K > LANE_COUNTS ? counts[j * K + i] : hsum(vload(counts + (i * K + j) * VL));
+}
+
+/* Where a block's moves to state k in row r are: rows of all states, or of MOVES_HIGH states for sums as above, so that
+ * they are read from end to end. */
+INLINE int64_t move_at(int64_t K, int NV, int64_t r, int64_t k) {
+    return (K > LANE_COUNTS ? (k / MOVES_HIGH * BLOCK + r) * MOVES_HIGH + k % MOVES_HIGH : r * K + k) * NV;
+}
+INLINE int64_t moves_size(int64_t K, int NV) { return (K + MOVES_HIGH - 1) / MOVES_HIGH * MOVES_HIGH * BLOCK * NV; }
 
 /* Rows t0 .. t0 + BLOCK - 1 of every lane, transposed to (BLOCK, K, NV); zeros behind the end of a sequence. */
 static void gather(int64_t K, int NV, const Group *g, int64_t t0, vd *out) {

@@ -195,11 +195,47 @@ INLINE void lane_counts(const int NV, int64_t K, int64_t rows, const vd *alpha, 
         }
     }
 }
-static void lane_counts_1(int64_t K, int64_t rows, const vd *alpha, const vd *w, vd *counts) {
-    lane_counts(1, K, rows, alpha, w, counts);
+
+/* The same for many states: the lanes of a tile of VL x MOVES_HIGH states are added up after every block. What a tile
+ * needs of alpha is put side by side first, because rows of many states evict each other. */
+INLINE void many_counts(const int NV, int64_t K, int64_t rows, const vd *alpha, const vd *moves, double *counts) {
+    vd near[BLOCK * MAX_NV * VL];
+    for (int64_t i = 0; i < K; i += VL) {
+        const int64_t width = K - i < VL ? K - i : VL;
+        for (int64_t r = 0; r < rows; r++)
+            for (int v = 0; v < NV; v++)
+                for (int q = 0; q < VL; q++)
+                    near[(r * NV + v) * VL + q] = alpha[(r * K + i + (q < width ? q : 0)) * NV + v];
+        for (int64_t j = 0; j < K; j += MOVES_HIGH) {
+            const vd *w = moves + move_at(K, NV, 0, j);
+            vd acc[MOVES_HIGH * VL];
+            for (int q = 0; q < MOVES_HIGH * VL; q++) acc[q] = (vd){};
+            for (int h = 0; h < MOVES_HIGH; h++) __builtin_prefetch(counts + (j + h) * K + i, 1);
+            for (int64_t r = 0; r < rows; r++) {
+                for (int h = 0; h < MOVES_HIGH * NV; h++) __builtin_prefetch(w + (r + 8) * MOVES_HIGH * NV + h);
+                for (int v = 0; v < NV; v++)
+                    for (int q = 0; q < MOVES_HIGH * VL; q++)
+                        acc[q] += w[(r * MOVES_HIGH + q / VL) * NV + v] * near[(r * NV + v) * VL + q % VL];
+            }
+            for (int h = 0; h < MOVES_HIGH && j + h < K; h++) {
+                double *to = counts + (j + h) * K + i;
+                vd more = vsums(acc + h * VL);
+                if (width == VL) vstore(to, vload(to) + more);
+                else vstore_part(to, width, vload_part(to, width, 0.0) + more);
+            }
+        }
+    }
 }
-static void lane_counts_2(int64_t K, int64_t rows, const vd *alpha, const vd *w, vd *counts) {
-    lane_counts(2, K, rows, alpha, w, counts);
+
+INLINE void add_counts(const int NV, int64_t K, int64_t rows, const vd *alpha, const vd *w, double *counts) {
+    if (K > LANE_COUNTS) many_counts(NV, K, rows, alpha, w, counts);
+    else lane_counts(NV, K, rows, alpha, w, (vd *)counts);
+}
+static void add_counts_1(int64_t K, int64_t rows, const vd *alpha, const vd *w, double *counts) {
+    add_counts(1, K, rows, alpha, w, counts);
+}
+static void add_counts_2(int64_t K, int64_t rows, const vd *alpha, const vd *w, double *counts) {
+    add_counts(2, K, rows, alpha, w, counts);
 }
 
 /* What the backward pass carries: w = likelihood x message of the step after, and the power of two that brings its sum
@@ -255,7 +291,7 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, 
             vd weight = (vd)((vi)(norm * s.scale[v]) & inside);
             for (int64_t k = 0; k < K; k++) {
                 b[k * NV + v] *= norm;
-                if (g->counts) moves[r * W + k * NV + v] = w[k * NV + v] * weight;
+                if (g->counts) moves[move_at(K, NV, r, k) + v] = w[k * NV + v] * weight;
                 w[k * NV + v] = beta[k * NV + v];
             }
             s.scale[v] = vscale(sum, &ignored);
@@ -265,7 +301,7 @@ INLINE void lanes_backward(const int64_t K, const int NV, Group *g, Back *back, 
         if (g->symbols) sum_symbols(K, NV, g, t, b);
         else if (g->outputs) (NV == 1 ? sum_outputs_1 : sum_outputs_2)(g, t, b);
         else scatter(K, NV, g, t, b);
-        if (g->counts) (NV == 1 ? lane_counts_1 : lane_counts_2)(K, rows, a, moves, g->counts);
+        if (g->counts) (NV == 1 ? add_counts_1 : add_counts_2)(K, rows, a, moves, g->counts);
     }
     *back = s;
 }
@@ -311,7 +347,8 @@ static int64_t lanes_scratch(int64_t K, int64_t T) {
     int64_t most = 0;
     for (int NV = 1; NV <= widest_lanes(K); NV++) {
         int64_t rows = kept_rows(K, NV, T), segments = (T + rows - 1) / rows;
-        int64_t vectors = (2 * rows + BLOCK + 2) * K * NV + segments * (K + 1) * NV + MAX_LANES * BLOCK * K / VL;
+        int64_t work = 2 * K * NV + moves_size(K, NV), spare = MAX_LANES * BLOCK * K / VL;
+        int64_t vectors = 2 * rows * K * NV + work + segments * (K + 1) * NV + spare;
         most = vectors > most ? vectors : most;
     }
     return most;

@@ -156,7 +156,8 @@ static void add_group(const Call *call, const Group *g) {
     const Chain *c = call->c;
     const Symbols *s = call->symbols;
     int64_t N = c->N;
-    for (int64_t q = 0; g->counts && q < N * N; q++) call->all->xi[q] += c->A[q] * hsum(g->counts[q]);
+    for (int64_t i = 0; g->counts && i < N; i++)
+        for (int64_t j = 0; j < N; j++) call->all->xi[i * N + j] += c->A[i * N + j] * count_of(N, g->counts, i, j);
     for (int64_t k = 0; s && k < s->M; k++)
         for (int64_t j = 0; j < N; j++) s->gamma[k * N + j] += s->sums[k * s->stride + j];
     if (call->outputs) add_outputs(call->outputs);
@@ -203,11 +204,11 @@ static int run_lanes(Call *call, Group *g, const Entry *e, int64_t count, int NV
     fill_lanes(call, g, e, count);
     g->alpha = g->lik + rows * N * NV;
     g->work = g->alpha + rows * N * NV;
-    g->marks = g->work + (BLOCK + 2) * N * NV;
+    g->marks = g->work + 2 * N * NV + moves_size(N, NV);
     g->spare = (double *)(g->marks + segments * (N + 1) * NV);
     if (kept) keep_rows(call, e, count, kept, 0);
     for (int smooth = call->smooth;;) {
-        if (g->counts) memset(g->counts, 0, (size_t)(N * N) * sizeof(vd));
+        if (g->counts) memset(g->counts, 0, (size_t)counts_size(N) * sizeof(double));
         if (s) memset(s->sums, 0, (size_t)((s->M + 2) * s->stride) * sizeof(double));
         if (call->outputs) clear_outputs(call->outputs);
         lanes_group(NV, g, smooth, keep || smooth);
@@ -270,7 +271,7 @@ static int run_side_by_side(Chain *c, Call *call, Entry *e) {
     int enough = 1, keeps = call->smooth && !c->positive && call->all->gamma && call->all->gamma == call->all->ll;
     qsort(e, (size_t)call->m, sizeof(Entry), longer_first);
     g.lik = (vd *)simd_alloc(lanes_scratch(N, e[0].T) * VL);
-    if (call->all->xi) g.counts = (vd *)simd_alloc(N * N * VL);
+    if (call->all->xi) g.counts = simd_alloc(counts_size(N));
     c->tiles = simd_alloc(2 * N * N);
     if (table) apart = simd_alloc(table * N);
     if (keeps) kept = simd_alloc((call->m < MAX_LANES ? call->m : MAX_LANES) * e[0].T * N);
