@@ -79,7 +79,8 @@ def shorten(step, moments, axis):
     axis : int, tuple of int or None
         Axes of `step[..., 0]` that are shortened by a common factor (None: all).
     """
-    square = (step @ (moments / max(moments[0, 0], 1.0)) * step).sum(axis=-1)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a step beyond the range of a float nothing is left
+        square = (step @ (moments / max(moments[0, 0], 1.0)) * step).sum(axis=-1)
     longest = square.max(axis=axis, keepdims=True, initial=LONGEST_STEP**2)
     return step * (LONGEST_STEP / np.sqrt(longest))[..., None]
 

@@ -36,7 +36,7 @@ def test_enumeration(dense, N, T):
     np.testing.assert_allclose(score, log_prob, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("N", [*range(1, 18), 23, 24, 27, 31, 32, 33, 40, 63, 64, 65, 70])
+@pytest.mark.parametrize("N", [*range(1, 18), 23, 24, 27, 31, 32, 33, 40, 60, 61, 63, 64, 65, 70])
 @pytest.mark.parametrize("kind", ["constant", "per step", "index"])
 def test_any_size_and_mixed_lengths(dense, N, kind):
     """Sequences of many lengths, among them one step, in one call: all outputs, alias of gamma and ll included."""
@@ -63,6 +63,23 @@ def test_any_size_and_mixed_lengths(dense, N, kind):
     again = smooth(dense, ll.copy(), offsets, initial, A, index, steps=False, alias=True)
     np.testing.assert_allclose(again["gamma"], out["gamma"], rtol=0, atol=1e-13)
     np.testing.assert_allclose(again["xi"], out["xi"], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("variant", available())
+@pytest.mark.parametrize("N", [2, 4, 9])
+def test_long_sequences_beside_less_long_ones(variant, N):
+    """A group of sequences just short enough to be kept whole takes more room than longer ones, which go in segments."""
+    dense, lanes = load("dense", variant), {"base": 2, "v3": 4, "v4": 8}[variant]
+    whole = (6 << 20) // (2 * N * 2 * lanes * 8)  # steps that two vectors of lanes keep, see kept_rows
+    lengths = [whole + 1_000] * (2 * lanes) + [whole - 100] * (2 * lanes)
+    offsets = offsets_of(lengths)
+    initial, A, ll = random_chain(np.random.default_rng(N), N, offsets[-1])
+    out = smooth(dense, ll, offsets, initial, A, steps=False)
+    for s in (0, len(lengths) - 1):
+        rows = slice(offsets[s], offsets[s + 1])
+        alone = smooth(dense, ll[rows], offsets_of(lengths[s : s + 1]), initial, A, steps=False)
+        np.testing.assert_allclose(out["gamma"][rows], alone["gamma"], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(out["loglik"][s], alone["loglik"][0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("counts", [True, False])

@@ -331,23 +331,30 @@ static void lanes_filtered(int64_t K, int NV, Group *g, int64_t t0, int64_t t1) 
     }
 }
 
+/* Bytes of a row of lik and alpha, and of all that should be kept. */
+INLINE int64_t kept_row(int64_t K, int NV) { return 2 * K * NV * (int64_t)sizeof(vd); }
+INLINE int64_t most_kept(int64_t K) { return K < 12 ? 6 << 20 : 24 << 20; }
+INLINE int64_t whole_blocks(int64_t T) { return (T + BLOCK - 1) / BLOCK * BLOCK; }
+
 /* Rows of lik and alpha that are kept at a time. A long group goes in segments: the forward pass leaves a checkpoint at
  * the start of each and is run again, segment by segment, before the way back. For few states the second run costs
  * less than rows that do not stay in the cache; for many it only bounds the memory. */
 static int64_t kept_rows(int64_t K, int NV, int64_t T) {
-    int64_t row = 2 * K * NV * (int64_t)sizeof(vd), most = K < 12 ? 6 << 20 : 24 << 20;
-    int64_t rows = (T + BLOCK - 1) / BLOCK * BLOCK;
-    if (rows * row <= most) return rows;
-    int64_t segment = (K < 12 ? most / 12 : most) / row / BLOCK * BLOCK;
+    int64_t rows = whole_blocks(T), row = kept_row(K, NV);
+    if (rows * row <= most_kept(K)) return rows;
+    int64_t segment = (K < 12 ? most_kept(K) / 12 : most_kept(K)) / row / BLOCK * BLOCK;
     return segment > BLOCK ? segment : BLOCK;
 }
 
-/* Scratch of a group whose longest sequence has T steps, in vectors, whatever the number of its lanes. */
+/* Scratch in vectors of groups whose longest sequences have T steps or fewer, whatever the number of their lanes. The
+ * most rows are kept of the longest sequence that needs no segments. */
 static int64_t lanes_scratch(int64_t K, int64_t T) {
     int64_t most = 0;
     for (int NV = 1; NV <= widest_lanes(K); NV++) {
-        int64_t rows = kept_rows(K, NV, T), segments = (T + rows - 1) / rows;
+        int64_t rows = kept_rows(K, NV, T), segments = (T + rows - 1) / rows, whole = whole_blocks(T);
         int64_t work = 2 * K * NV + moves_size(K, NV), spare = MAX_LANES * BLOCK * K / VL;
+        if (segments > 1) whole = most_kept(K) / kept_row(K, NV);
+        rows = rows > whole ? rows : whole;
         int64_t vectors = 2 * rows * K * NV + work + segments * (K + 1) * NV + spare;
         most = vectors > most ? vectors : most;
     }

@@ -316,7 +316,7 @@ def solve(gram, cross):
         return np.divide(cross, gram[..., 0], out=np.zeros(cross.shape), where=gram[..., 0] > 0)
     diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
     # Not sqrt(1 / diagonal), which overflows where the posteriors of a nearly dead state are subnormal.
-    unit = np.divide(1.0, np.sqrt(diagonal), out=np.zeros(diagonal.shape), where=diagonal > 0)
+    unit = np.divide(1.0, np.sqrt(np.maximum(diagonal, 0.0)), out=np.zeros(diagonal.shape), where=diagonal > 0)
     values, vectors = np.linalg.eigh(gram * unit[..., :, None] * unit[..., None, :])
     turned = ((cross * unit)[..., None, :] @ vectors)[..., 0, :]
     kept = np.divide(turned, values, out=np.zeros(turned.shape), where=values > 1e-13 * values[..., -1:])
