@@ -68,7 +68,7 @@ def test_any_size_and_mixed_lengths(dense, N, kind):
 @pytest.mark.parametrize("variant", available())
 @pytest.mark.parametrize("N", [2, 4, 9])
 def test_long_sequences_beside_less_long_ones(variant, N):
-    """A group of sequences just short enough to be kept whole takes more room than longer ones, which go in segments."""
+    """A group just short enough to be kept whole takes more room than a longer one, which goes in segments."""
     dense, lanes = load("dense", variant), {"base": 2, "v3": 4, "v4": 8}[variant]
     whole = (6 << 20) // (2 * N * 2 * lanes * 8)  # steps that two vectors of lanes keep, see kept_rows
     lengths = [whole + 1_000] * (2 * lanes) + [whole - 100] * (2 * lanes)
