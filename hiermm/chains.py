@@ -15,7 +15,7 @@ from hiermm.inference import Smoothed, Transitions, smooth
 from hiermm.operators import check_dense_size
 from hiermm.rows import LEFT_OUT, MOST_STATES, SoftmaxRows
 from hiermm.structure import Structure
-from hiermm.tables import TableRows
+from hiermm.tables import TableRows, proportions
 
 # Up to so many times the levels' multiply-adds the dense kernels are quicker: all levels seen, or only some.
 DENSE_WINS = (5, 2)
@@ -104,7 +104,7 @@ class Chain:
         if not self.constant:
             return None
         if self.flat:
-            return self._tables.reshape(self.n_states, self.n_states)
+            return self.rows[0].probs[0, 0]
         if set(self.periods) != {1} or self.n_states > DENSE_WINS[self.emit is not None] * sum(self.sizes):
             return None
         moves = [True] * len(self.sizes)
@@ -175,7 +175,7 @@ class Chain:
         left = np.empty((len(inputs), self.structure.groups[-1])) if leaving else None
         return r._replace(xi=None), self.statistics(inputs, first, r.xi, transitions.rows, left), left
 
-    def statistics(self, inputs, first, xi, rows, leaving=None):
+    def statistics(self, inputs, first, xi, rows=None, leaving=None):
         """Return expected counts as a dict of arrays that add.
 
         Parameters
@@ -185,8 +185,8 @@ class Chain:
             Posteriors of first steps, summed over sequences.
         xi : ndarray of shape (L, total) for tables, (n, total) for softmax rows
             Expected transitions; (1, N^2) of the joint state where there is a `matrix`.
-        rows : ndarray of shape (L or n, total)
-            The compiled rows.
+        rows : ndarray of shape (n, total), optional
+            Softmax rows: the compiled rows.
         leaving : ndarray of shape (n, sum_s R_s K_s), optional
             Softmax rows: is set to what `smooth` returns by this name.
         """
@@ -242,8 +242,7 @@ class Chain:
         for s, level in enumerate(self.rows):
             before = self.initial[s]
             counts = self._first_by_level(stats["first"], s).reshape(before.shape)
-            total = counts.sum(axis=1, keepdims=True)
-            initial.append(np.divide(counts, total, out=before.copy(), where=total > 0))
+            initial.append(proportions(counts, before))
             rows.append(level.maximise(self._of_level(stats, s)))
         return Chain(tuple(initial), tuple(rows), self.structure)
 

@@ -199,7 +199,7 @@ def posteriors_by_symbol(parameters, sequences, piece):
     table = parameters.emission.log_likelihood(outputs, inputs)
     r = smooth_symbols(transitions, table, sequences.outputs[piece.lo : piece.hi, 0], piece.offsets)
     refuse_impossible(r.status, piece.lo + piece.offsets[:-1], sequences)
-    moves = parameters.chain.statistics(inputs, r.first.sum(axis=0), r.xi, transitions.rows)
+    moves = parameters.chain.statistics(inputs, r.first.sum(axis=0), r.xi)
     return Block(inputs, outputs, r.gamma, r.log_likelihood.sum(), moves, None, None)
 
 
@@ -209,12 +209,13 @@ def fused_statistics(parameters, sequences, share, threads=1):
     For `Parameters.fused` and sequences that fit the scratch.
     """
     inputs, outputs = sequences.inputs[share.lo : share.hi], sequences.outputs[share.lo : share.hi]
-    transitions = parameters.chain.quickest(inputs)
-    r = smooth_normal(transitions, parameters.emission.normal, outputs, inputs, share.offsets, share.bounds, threads)
+    chain = parameters.chain
+    arrays = chain.joint_initial, chain.matrix, parameters.emission.normal, outputs, inputs
+    r = smooth_normal(*arrays, share.offsets, share.bounds, threads)
     loglik = float(r.log_likelihood.sum())
     if not isfinite(loglik):
         refuse_impossible(r.status, share.lo + share.offsets, sequences)
-    moves = parameters.chain.statistics(inputs, r.first, r.xi.reshape(1, -1), transitions.rows)
+    moves = chain.statistics(inputs, r.first, r.xi.reshape(1, -1))
     return loglik, moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
 
 
@@ -301,7 +302,7 @@ class Expectation:
         if limits not in self._plans:
             pieces = plan(self.sequences.offsets, *limits)
             cut = any(len(piece.blocks) > 1 for piece in pieces)
-            self._plans[limits] = pieces, None if cut else share_of(pieces)
+            self._plans[limits] = pieces, None if cut else share_of(pieces, self.sequences.offsets)
         return self._plans[limits]
 
     def _visit(self, function, parameters):
@@ -342,7 +343,8 @@ class Expectation:
         elif self._compiled_threads:
             return fused_statistics(parameters, self.sequences, share, min(self._workers, len(pieces)))
         else:
-            shares = [share_of(pieces[k : k + TOGETHER]) for k in range(0, len(pieces), TOGETHER)]
+            some = [pieces[k : k + TOGETHER] for k in range(0, len(pieces), TOGETHER)]
+            shares = [share_of(part, self.sequences.offsets) for part in some]
             parts = self._map(lambda share: fused_statistics(parameters, self.sequences, share), shares)
         loglik, moves, outputs = 0.0, {}, {}
         for part in parts:
@@ -365,7 +367,7 @@ class Expectation:
 
         def visit(piece):
             if fused and len(piece.blocks) == 1:
-                return fused_statistics(parameters, self.sequences, share_of([piece]))
+                return fused_statistics(parameters, self.sequences, share_of([piece], self.sequences.offsets))
             loglik, moves, outputs, kept = 0.0, {}, {}, []
             for block in blocks(piece):
                 loglik += block.log_likelihood

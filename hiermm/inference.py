@@ -231,13 +231,13 @@ class NormalSums(NamedTuple):
     scatter: np.ndarray
 
 
-def smooth_normal(transitions, normal, outputs, inputs, offsets, bounds, threads=1):
+def smooth_normal(initial, matrix, normal, outputs, inputs, offsets, bounds, threads=1):
     """Smooth packed sequences of outputs with independent normal noise; all of it is done in one kernel.
 
     Parameters
     ----------
-    transitions : Transitions
-        Of a flat chain with L = 1 and no `emit`.
+    initial : ndarray of shape (N,)
+    matrix : ndarray of shape (N, N)
     normal : tuple
         Slopes (N, D, P), intercepts (N, D) and variances (N, D).
     outputs : ndarray of shape (n, D)
@@ -252,15 +252,14 @@ def smooth_normal(transitions, normal, outputs, inputs, offsets, bounds, threads
     -------
     NormalSums
     """
-    a = transitions
     (N, D, P), m = normal[0].shape, len(offsets) - 1
     shapes = (N,), (N, N), (N, D, P + 1, P + 1), (N, D, P + 1), (N, D)
     r = NormalSums(np.empty(m), np.empty(m, dtype=np.int64), *map(np.zeros, shapes))
-    inputs, matrices = np.ascontiguousarray(inputs[:, :P]), a.matrices()
+    inputs, A = np.ascontiguousarray(inputs[:, :P]), matrix[None]
     at_once = max(min(AT_ONCE, SUMS // (N * N)), threads)
     for k in range(0, len(bounds) - 1, at_once):
         some = bounds[k : k + at_once + 1]
-        _dense.smooth_normal(outputs, inputs, *normal, offsets, some, a.initial, matrices, *r, threads)
+        _dense.smooth_normal(outputs, inputs, *normal, offsets, some, initial, A, *r, threads)
     return r
 
 

@@ -71,12 +71,11 @@ class Share(NamedTuple):
     bounds: np.ndarray
 
 
-def share_of(pieces):
-    """Return the `Share` that some pieces make."""
-    lo = pieces[0].lo
-    offsets = np.concatenate([[0], *(piece.ends[1:] - lo for piece in pieces)])
-    bounds = np.array([piece.first for piece in pieces] + [pieces[0].first + len(offsets) - 1]) - pieces[0].first
-    return Share(lo, pieces[-1].hi, offsets, bounds)
+def share_of(pieces, offsets):
+    """Return the `Share` that some pieces of the data make whose sequences begin and end at `offsets`."""
+    lo, last = pieces[0].lo, pieces[-1]
+    stops = np.array([*(piece.first for piece in pieces), last.first + len(last.ends) - 1])
+    return Share(lo, last.hi, offsets[stops[0] : stops[-1] + 1] - lo, stops - stops[0])
 
 
 class LostState(ArithmeticError):

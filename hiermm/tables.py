@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hiermm._ext import load
+
+kernels = load("mstep")
 UNCERTAIN = 1e-90  # expected moves; the kernels' counts are exact to 1e-100
 
 
@@ -19,8 +22,28 @@ def diagonal(n_parents, n_states):
 def frozen(values):
     """Return a read-only float64 copy."""
     values = np.array(values, dtype=np.float64, order="C")
-    values.flags.writeable = False
+    values.setflags(write=False)
     return values
+
+
+def proportions(counts, before, free=None, share=1.0, least=0.0):
+    """Return rows of probabilities: the free entries of each row share `share` in proportion to their counts.
+
+    Parameters
+    ----------
+    counts, before : ndarray (..., K)
+        Expected counts, and the probabilities that they were counted under.
+    free : ndarray (..., K) of bool, optional
+        Entries to be set; the others stay as they were before. None: those above 0 before.
+    share : float
+        What the free entries of a row sum to.
+    least : float
+        Rows whose free entries do not count more than this stay as they were.
+    """
+    out, rows = np.empty(before.shape), (-1, before.shape[-1])
+    free = None if free is None else free.reshape(rows)
+    kernels.proportions(counts.reshape(rows), before.reshape(rows), free, share, least, out.reshape(rows))
+    return out
 
 
 def check_self_transition(w):
@@ -134,13 +157,10 @@ class TableRows:
 
     def maximise(self, stats):
         """Return the rows of highest likelihood given statistics."""
-        free = self.free
-        counts = stats["counts"] * free
-        total = counts.sum(axis=-1, keepdims=True)
-        if self.self_transition is not None:
-            counts *= (self.probs * free).sum(axis=-1, keepdims=True)
-        known = free & (total > UNCERTAIN)
-        return TableRows(np.divide(counts, total, out=self.probs.copy(), where=known), self.self_transition, self.used)
+        w = self.self_transition
+        free = None if w is None and self.used is None else self.free
+        share = 1.0 if w is None or self.n_states == 1 else 1.0 - w
+        return TableRows(proportions(stats["counts"], self.probs, free, share, UNCERTAIN), w, self.used)
 
     def penalty(self):
         """Return the log prior: 0."""

@@ -9,6 +9,7 @@ VARIANTS = ["base", "v3", "v4"]
 
 
 def available():
+    """The variants of the kernels that this machine can run."""
     return VARIANTS[: VARIANTS.index(_cpu.best()) + 1]
 
 

@@ -4,15 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
+from dense_calls import available
 from oracles import log_chain
 
 from hiermm import IOHMM
-from hiermm._ext import _cpu, load
+from hiermm._ext import load
 from hiermm.chains import Chain, chain_from_tables
 from hiermm.rows import LEFT_OUT, SoftmaxRows
 from hiermm.structure import Structure
 
-VARIANTS = {"base": ["base"], "v3": ["base", "v3"], "v4": ["base", "v3", "v4"]}[_cpu.best()]
 LENGTHS = [1, 40, 7, 33, 16, 40, 2, 31, 17, 40, 40, 38, 40, 25, 40, 40, 39, 12, 40]
 
 
@@ -68,7 +68,7 @@ def test_a_sequence_out_of_range_is_done_again_and_counted_once():
     assert (np.delete(status, 9)[np.arange(15) != 4] == 0).all()
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=available())
 def variant(request, monkeypatch):
     monkeypatch.setattr("hiermm.rows.driven", load("driven", request.param))
 
@@ -168,7 +168,7 @@ def test_an_impossible_observation_is_named_by_its_status():
     assert (leaving[offsets[2] : offsets[3]] == 0).all() and np.isfinite(leaving).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS[1:])
+@pytest.mark.parametrize("variant", available()[1:])
 @pytest.mark.parametrize("K, P", [(2, 1), (4, 3), (6, 2)])
 def test_variants_agree(K, P, variant):
     chain, inputs, ll, offsets = problem(K, P, LENGTHS)

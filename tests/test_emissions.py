@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import oracles
 import pytest
+from dense_calls import available
 from emission_cases import FORMS, NONE, as_matrices, every_emission, normal_data, normal_emission, rng
 from scipy import stats
 from sklearn.base import clone
 
-from hiermm._ext import _cpu, load
+from hiermm._ext import load
 from hiermm.emissions import (
     Categorical,
     Emission,
@@ -79,7 +80,7 @@ def test_categorical_densities(N):
     np.testing.assert_allclose(got, want, rtol=1e-14, atol=1e-15)
     gamma = r.dirichlet(np.ones(N), 50)
     counts = np.array([gamma[x[:, 0] == m].sum(axis=0) for m in range(5)])
-    for name in variants():
+    for name in available():
         kernels, out, sums = load("emission", name), np.empty((50, N)), np.zeros((5, N))
         kernels.gather(x, np.ascontiguousarray(oracles.log(probs).T), out)
         kernels.scatter(x, gamma, sums)
@@ -90,11 +91,6 @@ def test_categorical_densities(N):
 def test_densities_above_one_are_legal():
     tiny = Gaussian.from_parameters(means=[[0.0]], covariances=[[1e-12]])
     assert tiny.log_likelihood(np.zeros((1, 1)), NONE[:1]).item() == pytest.approx(-0.5 * np.log(2e-12 * np.pi))
-
-
-def variants():
-    """The kernel variants that this machine can run."""
-    return ["base", "v3", "v4"][: {"base": 1, "v3": 2, "v4": 3}[_cpu.best()]]
 
 
 def test_every_kernel_variant_gives_the_plain_sums():
@@ -111,7 +107,7 @@ def test_every_kernel_variant_gives_the_plain_sums():
             np.einsum("tn,tnd,tf->ndf", gamma, rest, x),
             np.einsum("tn,tnd->nd", gamma, rest**2),
         ]
-        for name in variants():
+        for name in available():
             kernels = load("emission", name)
             got = [np.zeros((40, N)), np.zeros((N, D, F, F)), np.zeros((N, D, F)), np.zeros((N, D))]
             kernels.linear_loglik(y, u, coef, icpt, v, got[0])

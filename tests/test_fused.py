@@ -106,8 +106,8 @@ def test_sequences_that_the_lanes_give_up_count_once(seed, missing):
     emission = Gaussian.from_parameters(means=means, covariances=np.ones((N, 2)))
     parameters, sequences = Parameters(chain, emission), Sequences(np.empty((len(outputs), 0)), outputs, offsets)
     assert_same(statistics(parameters, sequences), one_by_one(parameters, sequences), lengths.sum())
-    transitions, bounds = chain.quickest(sequences.inputs), np.array([0, 40])
-    found = hiermm.inference.smooth_normal(transitions, emission.normal, outputs, sequences.inputs, offsets, bounds)
+    arrays = chain.joint_initial, chain.matrix, emission.normal, outputs, sequences.inputs, offsets
+    found = hiermm.inference.smooth_normal(*arrays, bounds=np.array([0, 40]))
     np.testing.assert_array_equal(found.status, moving)
     assert found.first.sum() == pytest.approx(40) and found.xi.sum() == pytest.approx(lengths.sum() - 40)
 

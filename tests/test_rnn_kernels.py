@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import oracles_rnn as oracles
 import pytest
+from dense_calls import available
 
 from hiermm import _ext
 from hiermm.rnn.network import COUPLINGS, Network, Runner
 from hiermm.sequences import Sequences
 
-VARIANTS = [name for name in ("base", "v3", "v4") if name <= _ext.VARIANT or _ext.VARIANT != "base"]
 LEVELS = [((5,), (1,)), ((3, 4), (4, 1)), ((2, 2, 3), (6, 3, 1)), ((2, 9), (5, 2))]
 DELAYS = [(1,), (1, 3), (2, 5)]
 
@@ -201,7 +201,7 @@ def test_one_level_is_a_vanilla_network():
     np.testing.assert_allclose(Runner(leaky, sequences).states(theta), states, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", available())
 def test_variants_agree(variant, monkeypatch):
     network = Network((3, 8), (3, 1), "leaky", "full", (1, 2), 2, 3)
     results = []
@@ -217,7 +217,7 @@ def test_variants_agree(variant, monkeypatch):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", available())
 def test_tanh(variant):
     """Relative error of a few units in the last place everywhere, odd, saturating exactly, NaN kept."""
     kernels = _ext.load("rnn", variant)

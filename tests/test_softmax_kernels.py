@@ -3,11 +3,9 @@
 import numpy as np
 import oracles as o
 import pytest
+from dense_calls import available
 
-from hiermm._ext import _cpu, load
-
-VARIANTS = {"base": ["base"], "v3": ["base", "v3"], "v4": ["base", "v3", "v4"]}[_cpu.best()]
-
+from hiermm._ext import load
 
 # n, G, M, P, w: lengths around a block, sizes around the unrolled ones, no inputs, one destination
 SHAPES = [
@@ -52,7 +50,7 @@ def kernel_sums(kernel, inputs, probs, counts, w, stay):
     return gradient, hessian
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", available())
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernels_equal_plain_numpy(shape, variant):
     w = shape[-1]
@@ -71,7 +69,7 @@ def test_kernels_equal_plain_numpy(shape, variant):
     np.testing.assert_allclose(normalizer, o.logsumexp(z, axis=-1), rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", available())
 def test_exponentials_keep_their_digits_over_the_whole_range(variant):
     gap = np.concatenate([-np.geomspace(1e-300, 708.0, 4_001), np.linspace(-2.0, 0.0, 4_001)])
     beyond = np.array([-708.001, -745.0, -1e300])
@@ -97,7 +95,7 @@ def slow_sums(inputs, probs, counts, w, stay):
     return gradient, hessian.reshape(G, M * size, M * size)
 
 
-@pytest.mark.parametrize("variant", VARIANTS[1:])
+@pytest.mark.parametrize("variant", available()[1:])
 @pytest.mark.parametrize("shape", [*SHAPES, (2_000, 4, 4, 3, None), (2_000, 2, 3, 2, 0.5)])
 def test_variants_agree(shape, variant):
     w = shape[-1]

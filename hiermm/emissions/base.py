@@ -82,7 +82,7 @@ class Emission(BaseEstimator):
         vars(new).update(vars(self))
         for name, value in arrays.items():
             value = np.array(value, dtype=np.float64, order="C")
-            value.flags.writeable = False
+            value.setflags(write=False)
             setattr(new, name, value)
         new._prepare()
         return new
@@ -205,7 +205,7 @@ class Emission(BaseEstimator):
             New parameters. Arrays whose first axis is not the states (a tied covariance) are taken as they are.
         """
         dead = ~(weights >= DEAD)
-        if dead.any():
+        if np.count_nonzero(dead):
             for name in arrays:
                 if not self._shared(name):
                     arrays[name][dead] = getattr(self, name)[dead]

@@ -6,7 +6,7 @@ from hiermm._ext import load
 from hiermm.emissions import covariance as cov
 from hiermm.emissions.base import DEAD, Emission, as_parameter, check_at_least, check_shape, soft_assignments
 
-kernels = load("emission")
+kernels, mstep = load("emission"), load("mstep")
 
 
 class NormalEmission(Emission):
@@ -202,18 +202,16 @@ class NormalEmission(Emission):
         """M-step with independent outputs (diag, spherical): weights of the states, and arrays."""
         theta, weight = self._theta(), stats["gram"][:, :, 0, 0]
         gram, cross, scatter = self._with_prior(theta, stats)
-        change = solve(gram, cross)
-        rest = scatter - (change * (2 * cross - (gram @ change[..., None])[..., 0])).sum(axis=-1)
-        rest, total = np.maximum(rest, 0.0), weight
         pseudo, guess = self._pseudo(theta.shape[1])
+        total = weight
         if pseudo:
-            rest, total = rest + pseudo * np.diagonal(guess), weight + pseudo
+            scatter, total = scatter + pseudo * np.diagonal(guess), weight + pseudo
         if self.covariance == "spherical":
-            rest, total, floor = rest.sum(axis=1), total.sum(axis=1), floor.mean()
-        alive = total >= DEAD
-        variances = np.divide(rest, total, out=self.covariances_.copy(), where=alive)
-        np.maximum(variances, floor, out=variances, where=alive)
-        new = np.add(theta, change, out=theta.copy(), where=(weight >= DEAD)[:, :, None])
+            floor = np.full(1, floor.mean())
+        change = solve(gram, cross) if cross.shape[-1] > 1 else np.empty(cross.shape)  # which the kernel solves itself
+        new, variances = theta.copy(), self.covariances_.copy()
+        out = new, variances.reshape(len(new), -1)
+        mstep.normal(gram, cross, scatter, weight, total, floor, DEAD, change, *out)
         return weight.max(axis=1), self._arrays(new, variances)
 
     def _maximise_joint(self, stats, floor):
