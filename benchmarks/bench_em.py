@@ -200,7 +200,7 @@ def rows(quick=False):
             yield Record(SECTION, f"{work.name}, K = {n_states}", failed=disagreement(error))
         if (os.cpu_count() or 1) > 1 and kind is not LateWork:
             # Several seconds each: so long one processor of a shared machine may be quicker than the other.
-            repeats = 3 if quick else {4: 201, 16: 51, 8: 11, 64: 11}[n_states]
+            repeats = 3 if quick else {4: 401, 16: 101, 8: 21, 64: 21}[n_states]
             yield threads(work, repeats, max_iter=10 if n_states < 64 else 3)
 
 

@@ -157,9 +157,9 @@ def fitting(name, counts=True, gamma=False, **chain):
 
 def rows():
     """Yield the comparisons, the law of growth, and the work of fits."""
-    yield against_the_joint_matrix((4, 4, 4), 10_000, 7)
+    yield against_the_joint_matrix((4, 4, 4), 10_000, 31)
     yield against_the_joint_matrix((4, 4, 4, 4), 10_000, 3)
-    yield against_the_joint_matrix((3, 3, 3), 10_000, 7)
+    yield against_the_joint_matrix((3, 3, 3), 10_000, 31)
     for sizes, (m, steps) in itertools.product([(2, 2), (3, 3), (2, 2, 2), (4, 4)], [(200, 500), (1, 10_000)]):
         yield quickest(sizes, m, steps)
     for levels in range(1, 6):
