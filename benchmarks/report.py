@@ -47,7 +47,8 @@ def comparison(records):
         ratio = number(record.ratio) if record.ratio else ""
         goal, met = verdict(record)
         remark = f"**{met}**" if met == "not met" else met
-        rows.append([record.work, ours, record.peer or "", peer, ratio, goal, "; ".join(filter(None, [remark, record.note]))])
+        remarks = "; ".join(filter(None, [remark, record.note]))
+        rows.append([record.work, ours, record.peer or "", peer, ratio, goal, remarks])
     return table(["work", "hiermm ms", "peer", "peer ms", "ratio", "target", ""], rows, {1, 3, 4})
 
 

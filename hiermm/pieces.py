@@ -72,7 +72,7 @@ class Share(NamedTuple):
 
 
 def share_of(pieces, offsets):
-    """Return the `Share` that some pieces of the data make whose sequences begin and end at `offsets`."""
+    """Return the `Share` of some pieces, one behind the other; `offsets` are those of all the data."""
     lo, last = pieces[0].lo, pieces[-1]
     stops = np.array([*(piece.first for piece in pieces), last.first + len(last.ends) - 1])
     return Share(lo, last.hi, offsets[stops[0] : stops[-1] + 1] - lo, stops - stops[0])

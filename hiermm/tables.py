@@ -10,7 +10,7 @@ import numpy as np
 
 from hiermm._ext import load
 
-kernels = load("mstep")
+mstep = load("mstep")
 UNCERTAIN = 1e-90  # expected moves; the kernels' counts are exact to 1e-100
 
 
@@ -26,8 +26,8 @@ def frozen(values):
     return values
 
 
-def proportions(counts, before, free=None, share=1.0, least=0.0):
-    """Return rows of probabilities: the free entries of each row share `share` in proportion to their counts.
+def proportions(counts, before, free=None, least=0.0):
+    """Return rows of probabilities: free entries share, in proportion to their counts, what the others leave of 1.
 
     Parameters
     ----------
@@ -35,14 +35,12 @@ def proportions(counts, before, free=None, share=1.0, least=0.0):
         Expected counts, and the probabilities that they were counted under.
     free : ndarray (..., K) of bool, optional
         Entries to be set; the others stay as they were before. None: those above 0 before.
-    share : float
-        What the free entries of a row sum to.
     least : float
         Rows whose free entries do not count more than this stay as they were.
     """
     out, rows = np.empty(before.shape), (-1, before.shape[-1])
-    free = None if free is None else free.reshape(rows)
-    kernels.proportions(counts.reshape(rows), before.reshape(rows), free, share, least, out.reshape(rows))
+    counts, before = (np.ascontiguousarray(array, dtype=np.float64).reshape(rows) for array in (counts, before))
+    mstep.proportions(counts, before, None if free is None else free.reshape(rows), least, out.reshape(rows))
     return out
 
 
@@ -159,8 +157,7 @@ class TableRows:
         """Return the rows of highest likelihood given statistics."""
         w = self.self_transition
         free = None if w is None and self.used is None else self.free
-        share = 1.0 if w is None or self.n_states == 1 else 1.0 - w
-        return TableRows(proportions(stats["counts"], self.probs, free, share, UNCERTAIN), w, self.used)
+        return TableRows(proportions(stats["counts"], self.probs, free, UNCERTAIN), w, self.used)
 
     def penalty(self):
         """Return the log prior: 0."""

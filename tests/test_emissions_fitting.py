@@ -306,3 +306,13 @@ def test_a_state_with_a_subnormal_share_is_dead(covariance):
             new = start.maximise(start.statistics(y, u, gamma))
         np.testing.assert_array_equal(new.mean(u, 20)[:, 0], start.mean(u, 20)[:, 0])
         assert np.isfinite(new.log_likelihood(y, u)).all()
+
+
+def test_prior_of_the_variances_is_not_lost_beside_far_means():
+    y, gamma = np.repeat([[1e5], [-1e5 / 3]], 1000, axis=0), np.repeat(np.eye(2), 1000, axis=0)
+    old = Gaussian.from_parameters(
+        means=[[0.1], [0.7]], covariances=[[1.0], [1.0]],
+        covariances_prior=1e-2, covariances_weight=1.0, min_variance=1e-30,
+    )  # fmt: skip
+    new = old.maximise(old.statistics(y, np.empty((2000, 0)), gamma))
+    assert new.covariances_.min() >= 0.01 / 1001 * (1 - 1e-12)

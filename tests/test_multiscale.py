@@ -38,6 +38,27 @@ def random_multiscale(sizes, scales, clock, coupling, seed, emission_levels=None
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("coupling", ["slower", "faster", "none"])
+def test_a_level_of_one_state_changes_nothing(coupling):
+    rng = np.random.default_rng(3)
+    u, y = rng.integers(0, 3, (200, 1)), rng.normal(size=200)
+    tables, initial = rng.dirichlet(np.ones(2), (3, 2)), np.array([0.4, 0.6])
+    emission = Gaussian.from_parameters(means=[[0.0], [1.0]], covariances=[[1.0], [1.0]])
+    fit = {"warm_start": True, "max_iter": 3, "tol": 0.0}
+    flat = IOHMM.from_parameters(initial=initial, transition=tables, emission=emission, **fit)
+    order = slice(None, None, -1 if coupling == "faster" else 1)  # the level of one state has no parent
+    levels = MultiscaleIOHMM.from_parameters(
+        initial=[np.ones((1, 1)), initial[None]][order], transition=[np.ones((3, 1, 1, 1)), tables[:, None]][order],
+        timescales=None, coupling=coupling, emission=emission, **fit,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        flat.fit(u, y)
+        levels.fit(u, y)
+    np.testing.assert_allclose(levels.history_, flat.history_, rtol=1e-12)
+    np.testing.assert_allclose(levels.transition_[order][1][:, 0], flat.transition_, rtol=1e-9)
+
+
 @pytest.mark.parametrize(("sizes", "seen"), [((2, 3), None), ((2, 2, 3), None), ((3, 2), (1,)), ((2, 3, 2), (0, 2))])
 @pytest.mark.parametrize("coupling", ["slower", "faster", "none"])
 @pytest.mark.parametrize("wins", [(0, 0), (5, 5)])

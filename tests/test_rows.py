@@ -176,6 +176,10 @@ def test_table_rows_divide_counts():
     expected = counts / np.where(counts.sum(-1, keepdims=True) > 0, counts.sum(-1, keepdims=True), 1)
     expected[1, 1, 2] = probs[1, 1, 2]
     np.testing.assert_allclose(new.probs, expected, rtol=1e-15, atol=0)
+    for same in (np.asfortranarray(counts), np.repeat(counts, 2, axis=0)[::2]):
+        np.testing.assert_array_equal(rows.maximise({"counts": same}).probs, new.probs)
+    whole = (100 * counts).astype(int)
+    np.testing.assert_array_equal(rows.maximise({"counts": whole}).probs, rows.maximise({"counts": 1.0 * whole}).probs)
     assert new.probs[0, 0, 0, 2] == 0.0 and rows.n_parameters == 12 * 2 - 1
     assert rows.penalty() == 0.0 and not rows.iterative
 
@@ -188,6 +192,9 @@ def test_table_rows_with_fixed_self_transition():
     new = rows.maximise({"counts": counts})
     np.testing.assert_allclose(new.probs[0, 0], [[w, 0.25, 0], [0.0625, w, 0.1875], [0.25, 0, w]], rtol=1e-15, atol=0)
     assert rows.n_parameters == 1
+    nearly = np.array([[[[w + 1e-9, 0.25 - 1e-9], [0.25, 0.75]]]])  # rows keep their sum, not w
+    new = TableRows(nearly, self_transition=w).maximise({"counts": np.ones((1, 1, 2, 2))})
+    np.testing.assert_allclose(new.probs, nearly, rtol=1e-15)
     alone = TableRows(np.ones((1, 1, 1, 1)), self_transition=0.5)
     assert alone.maximise({"counts": np.full((1, 1, 1, 1), 4.0)}).probs.item() == 1.0 and alone.n_parameters == 0
 

@@ -3,30 +3,31 @@
 
 def proportions(
     const double[:, ::1] counts,              # IN  (n, K)
-    const double[:, ::1] before,              # IN  (n, K)
+    const double[:, ::1] before,              # IN  (n, K), rows that sum to 1
     free,                                     # IN  (n, K) bool, or None: the entries above 0 before
-    double share,                             # IN
     double least,                             # IN
     double[:, ::1] out,                       # OUT (n, K)
 ):
-    """The free entries of a row share `share` in proportion to their counts; the others stay as they were before.
+    """The free entries of a row share, in proportion to their counts, what the others, which stay, leave of 1.
 
-    So do rows whose free entries do not count more than `least`.
+    Rows whose free entries do not count more than `least` stay as they were before.
     """
     cdef Py_ssize_t n = counts.shape[0], K = counts.shape[1], r, k
     cdef const unsigned char[:, ::1] mask = None if free is None else free.view("u1")
     cdef bint masked = free is not None
-    cdef double total
+    cdef double total, share
     if before.shape[0] != n or before.shape[1] != K or out.shape[0] != n or out.shape[1] != K:
         raise ValueError(f"before and out must have the shape of counts, {(n, K)}")
     if masked and (mask.shape[0] != n or mask.shape[1] != K):
         raise ValueError(f"free must have the shape of counts, {(n, K)}")
     with nogil:
         for r in range(n):
-            total = 0
+            total, share = 0, 1
             for k in range(K):
                 if (mask[r, k] > 0) if masked else (before[r, k] > 0):
                     total += counts[r, k]
+                else:
+                    share -= before[r, k]
             for k in range(K):
                 out[r, k] = before[r, k]
                 if total > least and ((mask[r, k] > 0) if masked else (before[r, k] > 0)):
@@ -39,17 +40,18 @@ def normal(
     const double[:, ::1] scatter,             # IN  (N, D)
     const double[:, :] weight,                # IN  (N, D)
     const double[:, :] total,                 # IN  (N, D)
+    const double[::1] prior,                  # IN  (D,)
     const double[::1] floor,                  # IN  (V,) with V = D, or 1: the outputs of a state share a variance
     double least,                             # IN
     double[:, :, ::1] change,                 # IN  (N, D, F), solves gram change = cross; OUT if F = 1
-    double[:, :, ::1] theta,                  # OUT (N, D, F), added to
-    double[:, ::1] variances,                 # OUT (N, V)
+    double[:, :, ::1] theta,                  # IN and OUT (N, D, F)
+    double[:, ::1] variances,                 # IN and OUT (N, V)
 ):
     """Coefficients `theta` and variances of independent outputs; see `NormalEmission.statistics` for the sums.
 
     The sum of squared residuals at the new coefficients is scatter - change (2 cross - gram change), the variance that
-    divided by `total` and no less than `floor`. Where `weight` is below `least`, coefficients stay as they are, and
-    where `total` is, variances.
+    and `prior` divided by `total`, and no less than `floor`. Where `weight` is below `least`, coefficients stay as they
+    are, and where `total` is, variances.
     """
     cdef Py_ssize_t N = cross.shape[0], D = cross.shape[1], F = cross.shape[2], V = variances.shape[1], k, d, f, g, v
     cdef double rest, count, left, pulled
@@ -59,8 +61,8 @@ def normal(
         raise ValueError(f"change must have shape {(N, D, F)}")
     if theta.shape[0] != N or theta.shape[1] != D or theta.shape[2] != F:
         raise ValueError(f"theta must have shape {(N, D, F)}")
-    if scatter.shape[0] != N or scatter.shape[1] != D:
-        raise ValueError(f"scatter must have shape {(N, D)}")
+    if scatter.shape[0] != N or scatter.shape[1] != D or prior.shape[0] != D:
+        raise ValueError(f"scatter must have shape {(N, D)} and prior that of a row")
     if weight.shape[0] != N or weight.shape[1] != D or total.shape[0] != N or total.shape[1] != D:
         raise ValueError(f"weight and total must have shape {(N, D)}")
     if variances.shape[0] != N or (V != D and V != 1) or floor.shape[0] != V:
@@ -80,7 +82,7 @@ def normal(
                         left = left - change[k, d, f] * (2 * cross[k, d, f] - pulled)
                         if weight[k, d] >= least:
                             theta[k, d, f] += change[k, d, f]
-                    rest = rest + (0 if left < 0 else left)
+                    rest = rest + (0 if left < 0 else left) + prior[d]
                     count = count + total[k, d]
                 if count >= least:
                     variances[k, v] = floor[v] if rest / count < floor[v] else rest / count

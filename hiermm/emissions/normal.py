@@ -203,15 +203,15 @@ class NormalEmission(Emission):
         theta, weight = self._theta(), stats["gram"][:, :, 0, 0]
         gram, cross, scatter = self._with_prior(theta, stats)
         pseudo, guess = self._pseudo(theta.shape[1])
-        total = weight
+        total, extra = weight, np.zeros(theta.shape[1])
         if pseudo:
-            scatter, total = scatter + pseudo * np.diagonal(guess), weight + pseudo
+            total, extra = weight + pseudo, pseudo * np.diagonal(guess)
         if self.covariance == "spherical":
             floor = np.full(1, floor.mean())
         change = solve(gram, cross) if cross.shape[-1] > 1 else np.empty(cross.shape)  # which the kernel solves itself
         new, variances = theta.copy(), self.covariances_.copy()
         out = new, variances.reshape(len(new), -1)
-        mstep.normal(gram, cross, scatter, weight, total, floor, DEAD, change, *out)
+        mstep.normal(gram, cross, scatter, weight, total, extra, floor, DEAD, change, *out)
         return weight.max(axis=1), self._arrays(new, variances)
 
     def _maximise_joint(self, stats, floor):
