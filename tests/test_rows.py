@@ -180,6 +180,9 @@ def test_table_rows_divide_counts():
         np.testing.assert_array_equal(rows.maximise({"counts": same}).probs, new.probs)
     whole = (100 * counts).astype(int)
     np.testing.assert_array_equal(rows.maximise({"counts": whole}).probs, rows.maximise({"counts": 1.0 * whole}).probs)
+    faint = rows.maximise({"counts": counts * np.where(np.arange(3) == 1, 1e-91, 1.0)[:, None]})  # rows from state 1
+    np.testing.assert_array_equal(faint.probs[:, :, 1], probs[:, :, 1])
+    np.testing.assert_array_equal(faint.probs[:, :, ::2], new.probs[:, :, ::2])
     assert new.probs[0, 0, 0, 2] == 0.0 and rows.n_parameters == 12 * 2 - 1
     assert rows.penalty() == 0.0 and not rows.iterative
 
