@@ -268,7 +268,7 @@ def _loses_state(transitions, ll, last, before, stop):
 
 
 class Expectation:
-    """The E-step over all the data, in threads; use it as a context manager.
+    """The E-step over all the data, in threads, under parameters of one shape; use it as a context manager.
 
     Parameters
     ----------
@@ -298,12 +298,12 @@ class Expectation:
 
     def _plan(self, parameters):
         """Return the pieces, and the `Share` that all of them make or None where a sequence is cut into blocks."""
-        limits = parameters.steps_at_once()
-        if limits not in self._plans:
-            pieces = plan(self.sequences.offsets, *limits)
+        kind = parameters.fused, parameters.chain.matrix is None  # all that EM can change of what the plan looks at
+        if kind not in self._plans:
+            pieces = plan(self.sequences.offsets, *parameters.steps_at_once())
             cut = any(len(piece.blocks) > 1 for piece in pieces)
-            self._plans[limits] = pieces, None if cut else share_of(pieces, self.sequences.offsets)
-        return self._plans[limits]
+            self._plans[kind] = pieces, None if cut else share_of(pieces, self.sequences.offsets)
+        return self._plans[kind]
 
     def _visit(self, function, parameters):
         """Return the values of `function` for all pieces."""

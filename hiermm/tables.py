@@ -39,8 +39,9 @@ def proportions(counts, before, free=None, least=0.0):
         Rows whose free entries do not count more than this stay as they were.
     """
     out, rows = np.empty(before.shape), (-1, before.shape[-1])
-    counts, before = (np.ascontiguousarray(array, dtype=np.float64).reshape(rows) for array in (counts, before))
-    mstep.proportions(counts, before, None if free is None else free.reshape(rows), least, out.reshape(rows))
+    free = None if free is None else free.reshape(rows)
+    counts = np.asarray(counts, dtype=np.float64)
+    mstep.proportions(counts.reshape(rows), before.reshape(rows), free, least, out.reshape(rows))
     return out
 
 

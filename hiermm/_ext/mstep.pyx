@@ -2,8 +2,8 @@
 
 
 def proportions(
-    const double[:, ::1] counts,              # IN  (n, K)
-    const double[:, ::1] before,              # IN  (n, K), rows that sum to 1
+    const double[:, :] counts,                # IN  (n, K)
+    const double[:, :] before,                # IN  (n, K), rows that sum to 1
     free,                                     # IN  (n, K) bool, or None: the entries above 0 before
     double least,                             # IN
     double[:, ::1] out,                       # OUT (n, K)
