@@ -212,11 +212,10 @@ def fused_statistics(parameters, sequences, share, threads=1):
     chain = parameters.chain
     arrays = chain.joint_initial, chain.matrix, parameters.emission.normal, outputs, inputs
     r = smooth_normal(*arrays, share.offsets, share.bounds, threads)
-    loglik = float(r.log_likelihood.sum())
-    if not isfinite(loglik):
+    if not isfinite(r.log_likelihood):
         refuse_impossible(r.status, share.lo + share.offsets, sequences)
     moves = chain.statistics(inputs, r.first, r.xi.reshape(1, -1))
-    return loglik, moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
+    return r.log_likelihood, moves, {"gram": r.gram, "cross": r.cross, "scatter": r.scatter}
 
 
 def _sweep(parameters, sequences, piece, judged=False):

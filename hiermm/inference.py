@@ -217,12 +217,12 @@ def smooth_symbols(transitions, table, symbols, offsets):
 class NormalSums(NamedTuple):
     """Result of `smooth_normal`.
 
-    log_likelihood (m,), status (m,) as in `Smoothed`; sums over steps: first (N,) posteriors of first steps, xi (N, N)
-    expected counts, and those of the emission, gram (N, D, F, F), cross (N, D, F) and scatter (N, D), see
-    `NormalEmission.statistics`.
+    log_likelihood of all sequences; status (m,) as in `Smoothed`; sums over steps: first (N,) posteriors of first
+    steps, xi (N, N) expected counts, and those of the emission, gram (N, D, F, F), cross (N, D, F) and scatter (N, D),
+    see `NormalEmission.statistics`.
     """
 
-    log_likelihood: np.ndarray
+    log_likelihood: float
     status: np.ndarray
     first: np.ndarray
     xi: np.ndarray
@@ -254,13 +254,13 @@ def smooth_normal(initial, matrix, normal, outputs, inputs, offsets, bounds, thr
     """
     (N, D, P), m = normal[0].shape, len(offsets) - 1
     shapes = (N,), (N, N), (N, D, P + 1, P + 1), (N, D, P + 1), (N, D)
-    r = NormalSums(np.empty(m), np.empty(m, dtype=np.int64), *map(np.zeros, shapes))
+    each, status, sums = np.empty(m), np.empty(m, dtype=np.int64), [np.zeros(shape) for shape in shapes]
     inputs, A = np.ascontiguousarray(inputs[:, :P]), matrix[None]
-    at_once = max(min(AT_ONCE, SUMS // (N * N)), threads)
+    at_once, total = max(min(AT_ONCE, SUMS // (N * N)), threads), 0.0
     for k in range(0, len(bounds) - 1, at_once):
         some = bounds[k : k + at_once + 1]
-        _dense.smooth_normal(outputs, inputs, *normal, offsets, some, initial, A, *r, threads)
-    return r
+        total += _dense.smooth_normal(outputs, inputs, *normal, offsets, some, initial, A, each, status, *sums, threads)
+    return NormalSums(total, status, *sums)
 
 
 def viterbi(transitions, ll, offsets):

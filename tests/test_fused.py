@@ -237,9 +237,11 @@ def test_wrong_shapes_are_named(variant):
         "loglik": np.empty(m), "status": np.empty(m, dtype=np.int64), "first": np.zeros(N), "xi": np.zeros((N, N)),
         "gram": np.zeros((N, D, 1, 1)), "cross": np.zeros((N, D, 1)), "scatter": np.zeros((N, D)),
     }  # fmt: skip
-    dense.smooth_normal(**arguments)
+    total = dense.smooth_normal(**arguments)
+    assert total == pytest.approx(arguments["loglik"].sum()) == pytest.approx(-3 * np.log(2 * np.pi))
     assert arguments["first"].sum() == pytest.approx(m) and arguments["xi"].sum() == pytest.approx(3)
-    dense.smooth_normal(**{**arguments, "bounds": np.array([1, 3])})  # adds the last two sequences again
+    part = dense.smooth_normal(**{**arguments, "bounds": np.array([1, 3])})  # adds the last two sequences again
+    assert part == pytest.approx(2 / 3 * total)
     assert arguments["first"].sum() == pytest.approx(m + 2) and arguments["xi"].sum() == pytest.approx(5)
     for name in ("coef", "variances", "loglik", "status", "first", "xi", "gram", "cross", "scatter"):
         value = arguments[name]

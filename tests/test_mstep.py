@@ -30,45 +30,46 @@ def test_proportions(variant, K, masked):
     np.testing.assert_array_equal(out[1:3], before[1:3])
 
 
-def normal_arguments(N, D, F, V, rng):
+def normal_arguments(N, D, F, V, rng, pseudo=0.5):
     x, gamma = rng.normal(size=(40, F)), rng.random((40, N))
     x[:, 0] = 1
     r = rng.normal(size=(40, N, D))
     gram = np.einsum("tk,tf,tg->kfg", gamma, x, x)[:, None].repeat(D, axis=1)
     cross, scatter = np.einsum("tk,tf,tkd->kdf", gamma, x, r), np.einsum("tk,tkd->kd", gamma, r**2)
-    weight = gram[:, :, 0, 0].copy()
     change = np.linalg.solve(gram, cross[..., None])[..., 0] if F > 1 else np.full(cross.shape, np.nan)
-    arguments = {"gram": gram, "cross": cross, "scatter": scatter, "weight": weight, "total": weight + 0.5}
-    arguments |= {"prior": rng.random(D), "floor": np.full(V, 1e-3), "least": LEAST, "change": change}
-    return arguments | {"theta": rng.normal(size=(N, D, F)), "variances": rng.random((N, V)) + 5}, (x, gamma, r)
+    arguments = {"gram": gram, "cross": cross, "scatter": scatter, "weight": gram[:, :, 0, 0].copy()}
+    arguments |= {"pseudo": pseudo, "prior": rng.random(D), "floor": np.full(V, 1e-3), "least": LEAST, "change": change}
+    arguments |= {"theta": rng.normal(size=(N, D, F)), "variances": rng.random((N, V)) + 5, "most": np.empty(N)}
+    return arguments, (x, gamma, r)
 
 
 @pytest.mark.parametrize("variant", available())
 @pytest.mark.parametrize("F", [1, 3])
 @pytest.mark.parametrize(("D", "V"), [(1, 1), (3, 3), (3, 1)])
-def test_normal(variant, F, D, V):
+@pytest.mark.parametrize("pseudo", [0.0, 0.5])
+def test_normal(variant, F, D, V, pseudo):
     N, rng = 5, np.random.default_rng(F)
-    arguments, (x, gamma, r) = normal_arguments(N, D, F, V, rng)
+    arguments, (x, gamma, r) = normal_arguments(N, D, F, V, rng, pseudo)
     old_theta, old_variances = arguments["theta"].copy(), arguments["variances"].copy()
-    arguments["weight"][2], arguments["total"][2] = LEAST / 2, LEAST / 4
-    arguments["weight"][3] = LEAST / 2  # a dead state with a prior
-    arguments["total"][4] *= 10  # variances below the floor
+    weight = arguments["weight"]
+    weight[2], weight[3, 1:], weight[4] = LEAST / 4, np.nan, 10 * weight[4]  # dead, missing, variances below the floor
     arguments["floor"][:] = 0.2
     load("mstep", variant).normal(**arguments)
-    for k in range(N):
+    np.testing.assert_array_equal(arguments["most"], weight.max(axis=1))
+    for k in (0, 1, 2, 4):
         w = np.sqrt(gamma[:, k, None])
         best, *_ = np.linalg.lstsq(w * x, w * r[:, k], rcond=None)
         rest = (gamma[:, k, None] * (r[:, k] - x @ best) ** 2).sum(axis=0)
-        total = arguments["total"][k]
-        rest += arguments["prior"]
+        total = weight[k] + pseudo
+        rest += pseudo * arguments["prior"]
         variances = rest / total if V == D else [rest.sum() / total.sum()]
-        assert (np.less(variances, 0.2) == (k == 4)).all() or k == 2
         new = arguments["theta"][k] - old_theta[k], arguments["variances"][k]
-        if k in (2, 3):
+        if k == 2:
             assert not new[0].any()
         else:
+            assert (np.less(variances, 0.2) == (k == 4)).all()
             np.testing.assert_allclose(new[0], best.T, rtol=1e-10, atol=1e-12)
-        if k == 2:
+        if k == 2 and not pseudo:
             np.testing.assert_array_equal(new[1], old_variances[k])
         else:
             np.testing.assert_allclose(new[1], np.maximum(variances, arguments["floor"]), rtol=1e-10)
@@ -76,8 +77,7 @@ def test_normal(variant, F, D, V):
 
 @pytest.mark.parametrize("variant", available())
 def test_normal_keeps_nan_and_lifts_what_rounding_made_negative(variant):
-    arguments, _ = normal_arguments(3, 2, 1, 2, np.random.default_rng(0))
-    arguments["prior"][:] = 0.0
+    arguments, _ = normal_arguments(3, 2, 1, 2, np.random.default_rng(0), pseudo=0.0)
     arguments["scatter"][0, 1] = np.nan
     arguments["scatter"][1, 0] = 0.0
     arguments["gram"][2, 1] = arguments["cross"][2, 1] = 0.0
@@ -89,7 +89,7 @@ def test_normal_keeps_nan_and_lifts_what_rounding_made_negative(variant):
     arguments, _ = normal_arguments(1, 2, 1, 1, np.random.default_rng(0))
     arguments["scatter"][0, 0] = 0.0
     expected = arguments["scatter"][0, 1] - arguments["cross"][0, 1, 0] ** 2 / arguments["gram"][0, 1, 0, 0]
-    expected = (expected + arguments["prior"].sum()) / arguments["total"].sum()  # nothing of the negative residual
+    expected = (expected + 0.5 * arguments["prior"].sum()) / (arguments["weight"] + 0.5).sum()  # none of the negative
     load("mstep", variant).normal(**arguments)
     assert arguments["variances"].item() == pytest.approx(expected)
 
@@ -101,7 +101,7 @@ def test_wrong_shapes():
         with pytest.raises(ValueError, match="shape"):
             kernels.proportions(**arguments)
     arguments, _ = normal_arguments(2, 3, 2, 3, np.random.default_rng(0))
-    for name in set(arguments) - {"least"}:
+    for name in set(arguments) - {"least", "pseudo"}:
         with pytest.raises(ValueError, match="shape"):
             kernels.normal(**arguments | {name: np.concatenate([arguments[name]] * 2)})
     with pytest.raises(ValueError, match="shape"):

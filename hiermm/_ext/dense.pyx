@@ -304,6 +304,7 @@ def smooth_normal(const double[:, ::1] outputs,         # IN (n, D)
                   int threads=1):                       # IN, at least 1; more than 1 has an effect with OPENMP only
     """Smooth outputs with independent normal noise: `emission.linear_loglik`, `smooth` and `emission.linear_moments`.
 
+    Returns the log-likelihood of the sequences in these pieces.
     The sums are `first`, of the posteriors of first steps, `xi`, of the moves, and those of `linear_moments`. Those of
     piece k, the sequences bounds[k] .. bounds[k + 1] - 1, are worked out by themselves and added in the order of the
     pieces, whatever the number of threads.
@@ -313,6 +314,7 @@ def smooth_normal(const double[:, ::1] outputs,         # IN (n, D)
     cdef NormalPieces all
     cdef Sums to
     cdef int failed = 0
+    cdef double total = 0.0
     check_chain(n, N, offsets, initial, A, None)
     check("inputs", inputs.shape, (n, P))
     check("coef", coef.shape, (N, D, P))
@@ -351,6 +353,9 @@ def smooth_normal(const double[:, ::1] outputs,         # IN (n, D)
         raise MemoryError("no memory for the scratch of the smoother")
     add_pieces(&all, pieces, &to)
     simd_free(all.sums)
+    for k in range(bounds[0], bounds[pieces]):
+        total += loglik[k]
+    return total
 
 
 def viterbi(const double[:, ::1] ll,            # IN (n, N)

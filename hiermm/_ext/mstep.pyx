@@ -39,19 +39,21 @@ def normal(
     const double[:, :, ::1] cross,            # IN  (N, D, F)
     const double[:, ::1] scatter,             # IN  (N, D)
     const double[:, :] weight,                # IN  (N, D)
-    const double[:, :] total,                 # IN  (N, D)
-    const double[::1] prior,                  # IN  (D,)
+    double pseudo,                            # IN
+    const double[:] prior,                    # IN  (D,)
     const double[::1] floor,                  # IN  (V,) with V = D, or 1: the outputs of a state share a variance
     double least,                             # IN
     double[:, :, ::1] change,                 # IN  (N, D, F), solves gram change = cross; OUT if F = 1
     double[:, :, ::1] theta,                  # IN and OUT (N, D, F)
     double[:, ::1] variances,                 # IN and OUT (N, V)
+    double[::1] most,                         # OUT (N,)
 ):
     """Coefficients `theta` and variances of independent outputs; see `NormalEmission.statistics` for the sums.
 
-    The sum of squared residuals at the new coefficients is scatter - change (2 cross - gram change), the variance that
-    and `prior` divided by `total`, and no less than `floor`. Where `weight` is below `least`, coefficients stay as they
-    are, and where `total` is, variances.
+    The sum of squared residuals at the new coefficients is scatter - change (2 cross - gram change); the variance is
+    that of `weight` observations of these residuals and `pseudo` of variance `prior`, and no less than `floor`. Where
+    `weight` is below `least`, coefficients stay as they are, and where both together are, variances. `most` is the
+    largest weight of an output of each state, NaN if one is.
     """
     cdef Py_ssize_t N = cross.shape[0], D = cross.shape[1], F = cross.shape[2], V = variances.shape[1], k, d, f, g, v
     cdef double rest, count, left, pulled
@@ -63,12 +65,16 @@ def normal(
         raise ValueError(f"theta must have shape {(N, D, F)}")
     if scatter.shape[0] != N or scatter.shape[1] != D or prior.shape[0] != D:
         raise ValueError(f"scatter must have shape {(N, D)} and prior that of a row")
-    if weight.shape[0] != N or weight.shape[1] != D or total.shape[0] != N or total.shape[1] != D:
-        raise ValueError(f"weight and total must have shape {(N, D)}")
+    if weight.shape[0] != N or weight.shape[1] != D or most.shape[0] != N:
+        raise ValueError(f"weight must have shape {(N, D)} and most that of a column")
     if variances.shape[0] != N or (V != D and V != 1) or floor.shape[0] != V:
         raise ValueError(f"variances must have shape {(N, D)} or {(N, 1)}, and floor that of a row")
     with nogil:
         for k in range(N):
+            most[k] = weight[k, 0]
+            for d in range(1, D):
+                if not weight[k, d] <= most[k]:
+                    most[k] = weight[k, d]
             for v in range(V):
                 rest = count = 0
                 for d in range(v, v + 1 if V == D else D):
@@ -82,7 +88,7 @@ def normal(
                         left = left - change[k, d, f] * (2 * cross[k, d, f] - pulled)
                         if weight[k, d] >= least:
                             theta[k, d, f] += change[k, d, f]
-                    rest = rest + (0 if left < 0 else left) + prior[d]
-                    count = count + total[k, d]
+                    rest = rest + (0 if left < 0 else left) + pseudo * prior[d]
+                    count = count + weight[k, d] + pseudo
                 if count >= least:
                     variances[k, v] = floor[v] if rest / count < floor[v] else rest / count

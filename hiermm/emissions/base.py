@@ -204,8 +204,9 @@ class Emission(BaseEstimator):
         arrays : dict of ndarray
             New parameters. Arrays whose first axis is not the states (a tied covariance) are taken as they are.
         """
-        dead = ~(weights >= DEAD)
-        if np.count_nonzero(dead):
+        dead = None
+        if not all(weight >= DEAD for weight in weights.tolist()):
+            dead = ~(weights >= DEAD)
             for name in arrays:
                 if not self._shared(name):
                     arrays[name][dead] = getattr(self, name)[dead]

@@ -140,8 +140,8 @@ class Gaussian(NormalEmission):
     def _used(self, inputs):
         return inputs[:, :0]
 
-    def _theta(self):
-        return self.means_[:, :, None]
+    def _linear(self):
+        return self.means_, np.empty((*self.means_.shape, 0))
 
     def _arrays(self, theta, covariances):
         return {"means_": theta[:, :, 0], "covariances_": covariances}

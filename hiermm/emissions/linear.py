@@ -140,8 +140,8 @@ class LinearGaussian(NormalEmission):
     def _used(self, inputs):
         return inputs
 
-    def _theta(self):
-        return np.concatenate([self.intercept_[:, :, None], self.coef_], axis=2)
+    def _linear(self):
+        return self.intercept_, self.coef_
 
     def _arrays(self, theta, covariances):
         return {"coef_": theta[:, :, 1:], "intercept_": theta[:, :, 0], "covariances_": covariances}

@@ -29,8 +29,8 @@ class NormalEmission(Emission):
         """Return the inputs that the means look at, (n, P)."""
         raise AttributeError("a normal emission must say which inputs it uses")
 
-    def _theta(self):
-        """Return the coefficients (N, D, F), intercept first."""
+    def _linear(self):
+        """Return intercepts (N, D) and slopes (N, D, P), in C order."""
         raise AttributeError("a normal emission must say where its coefficients are")
 
     def _arrays(self, theta, covariances):
@@ -54,16 +54,14 @@ class NormalEmission(Emission):
     @property
     def n_parameters(self):
         """Number of free parameters."""
-        return self._theta().size + cov.count(self.covariance, self.n_states, self.n_outputs)
+        return self._intercept.size + self._coef.size + cov.count(self.covariance, self.n_states, self.n_outputs)
 
     def _shared(self, name):
         return name == "covariances_" and self.covariance == "tied"
 
     def _prepare(self):
-        theta = self._theta()
-        N, D, _ = theta.shape
-        self._intercept = np.ascontiguousarray(theta[:, :, 0])
-        self._coef = np.ascontiguousarray(theta[:, :, 1:])
+        self._intercept, self._coef = self._linear()
+        N, D = self._intercept.shape
         self._variances = self._matrices = None
         if self.covariance == "diag":
             self._variances = self.covariances_
@@ -71,6 +69,13 @@ class NormalEmission(Emission):
             self._variances = np.repeat(self.covariances_[:, None], D, axis=1)
         else:
             self._matrices = np.broadcast_to(self.covariances_, (N, D, D))
+
+    def _theta(self):
+        """Return a new array of the coefficients (N, D, F), intercept first."""
+        N, D, P = self._coef.shape
+        theta = np.empty((N, D, P + 1))
+        theta[:, :, 0], theta[:, :, 1:] = self._intercept, self._coef
+        return theta
 
     def _covariance_matrices(self):
         """Return the covariances of all states as matrices (N, D, D)."""
@@ -139,7 +144,7 @@ class NormalEmission(Emission):
         # Empty clusters share the overall mean: a larger jitter sets them apart.
         size = np.where(np.bincount(labels, minlength=n_states) > 0, 0.1, 0.5)
         deviation = np.sqrt(np.diagonal(start._covariance_matrices(), axis1=1, axis2=2))
-        moved = start._theta().copy()
+        moved = start._theta()
         moved[:, :, 0] += size[:, None] * deviation * rng.standard_normal(deviation.shape)
         return start._floored(None, **start._arrays(moved, start.covariances_))  # these were not all of the data
 
@@ -202,17 +207,16 @@ class NormalEmission(Emission):
         """M-step with independent outputs (diag, spherical): weights of the states, and arrays."""
         theta, weight = self._theta(), stats["gram"][:, :, 0, 0]
         gram, cross, scatter = self._with_prior(theta, stats)
-        pseudo, guess = self._pseudo(theta.shape[1])
-        total, extra = weight, np.zeros(theta.shape[1])
-        if pseudo:
-            total, extra = weight + pseudo, pseudo * np.diagonal(guess)
+        N, D, F = cross.shape
+        pseudo, guess = self._pseudo(D)
+        prior = np.diagonal(guess) if pseudo else np.zeros(D)
         if self.covariance == "spherical":
             floor = np.full(1, floor.mean())
-        change = solve(gram, cross) if cross.shape[-1] > 1 else np.empty(cross.shape)  # which the kernel solves itself
-        new, variances = theta.copy(), self.covariances_.copy()
-        out = new, variances.reshape(len(new), -1)
-        mstep.normal(gram, cross, scatter, weight, total, extra, floor, DEAD, change, *out)
-        return weight.max(axis=1), self._arrays(new, variances)
+        change = solve(gram, cross) if F > 1 else np.empty(cross.shape)  # which the kernel solves itself
+        variances, most = self.covariances_.copy(), np.empty(N)
+        out = theta, variances.reshape(N, -1), most
+        mstep.normal(gram, cross, scatter, weight, pseudo, prior, floor, DEAD, change, *out)
+        return most, self._arrays(theta, variances)
 
     def _maximise_joint(self, stats, floor):
         """M-step with correlated outputs (full, tied): weights of the states, and arrays."""
@@ -238,9 +242,8 @@ class NormalEmission(Emission):
         """Return the variance (D,) of each observed output."""
         if "data" in stats:
             return moment_variance(*stats["data"], self._intercept.mean(axis=0))
-        theta, gram, cross, scatter = self._theta(), stats["gram"], stats["cross"], stats["scatter"]
-        centre = theta[:, :, 0].mean(axis=0)
-        shifted = theta.copy()
+        shifted, gram, cross, scatter = self._theta(), stats["gram"], stats["cross"], stats["scatter"]
+        centre = self._intercept.mean(axis=0)
         shifted[:, :, 0] -= centre
         pulled = (gram @ shifted[..., None])[..., 0]
         first = cross[:, :, 0] + pulled[:, :, 0]
