@@ -67,7 +67,7 @@ class Chain:
 
     @property
     def bounds(self):
-        """Where each level's rows begin in a packed row of all levels, shape (S + 1,)."""
+        """Where each level's rows begin in a packed row of all levels, and where they end."""
         return self.structure.bounds
 
     @cached_property
@@ -114,8 +114,8 @@ class Chain:
 
     def level(self, packed, s):
         """View the rows of level s in a packed array (L, total) as (L, R, K, K)."""
-        k = self.sizes[s]
-        return packed[:, self.bounds[s] : self.bounds[s + 1]].reshape(len(packed), self.structure.shapes[s][0], k, k)
+        (r, k), bounds = self.structure.shapes[s], self.structure.bounds
+        return packed[:, bounds[s] : bounds[s + 1]].reshape(len(packed), r, k, k)
 
     @cached_property
     def _tables(self):
@@ -128,7 +128,7 @@ class Chain:
         Level by level; `quickest` for all that does not need the levels. The rows may lie in a `Room`.
         """
         if self.driven:
-            shape, index = (len(inputs), int(self.bounds[-1])), None
+            shape, index = (len(inputs), self.bounds[-1]), None
             rows = np.empty(shape) if room is None else room.empty("rows", shape)
             for s, level in enumerate(self.rows):
                 level.compile(inputs, self.level(rows, s))

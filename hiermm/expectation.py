@@ -80,7 +80,7 @@ class Parameters:
         """Return the working memory that the E-step takes for each step of a sequence alone."""
         joint, emit = self.chain.n_states, self.emission.n_states
         padded = -(-joint // LANES) * LANES
-        rows = 3 * int(self.chain.bounds[-1]) if self.chain.driven else 0
+        rows = 3 * self.chain.bounds[-1] if self.chain.driven else 0
         return 8 * (3 * padded + 2 * joint + 2 * emit + rows + 8)
 
     def steps_at_once(self):

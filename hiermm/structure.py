@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 
 import numpy as np
@@ -104,13 +105,13 @@ class Structure:
 
     @cached_property
     def bounds(self):
-        """Where each level's transitions [parent, from, to] begin in a packed row of all levels, shape (S + 1,)."""
-        return np.concatenate([[0], np.cumsum([r * k * k for r, k in self.shapes])])
+        """Where each level's transitions [parent, from, to] begin in a packed row of all levels, and where they end."""
+        return list(accumulate((r * k * k for r, k in self.shapes), initial=0))
 
     @cached_property
     def groups(self):
-        """Where each level's pairs of parent and source state begin among those of all levels, shape (S + 1,)."""
-        return np.concatenate([[0], np.cumsum([r * k for r, k in self.shapes])])
+        """Where each level's pairs of parent and source state begin among those of all levels, and where they end."""
+        return list(accumulate((r * k for r, k in self.shapes), initial=0))
 
     @cached_property
     def sources(self):

@@ -73,7 +73,7 @@ def normal(
         for k in range(N):
             most[k] = weight[k, 0]
             for d in range(1, D):
-                if not weight[k, d] <= most[k]:
+                if weight[k, d] > most[k] or weight[k, d] != weight[k, d]:
                     most[k] = weight[k, d]
             for v in range(V):
                 rest = count = 0
