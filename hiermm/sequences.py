@@ -169,6 +169,8 @@ def inputs_outputs(X, y=None, lengths=None, labels=False):
     outputs = pack_outputs(y, offsets, form != "array")
     if outputs.dtype.kind == "c":
         raise ValueError("Complex data not supported: y is complex.")
+    if outputs.shape[1] == 0:
+        raise ValueError("y has no columns: there is no output.")
     if labels:
         return Sequences(packed, outputs, offsets, form)
     sequences = Sequences(packed, _numbers(outputs, "y"), offsets, form)

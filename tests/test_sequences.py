@@ -104,6 +104,7 @@ REFUSALS = [
     (lambda: inputs_outputs(A, ["a", "b", "c"]), "must hold numbers"),
     (lambda: inputs_outputs(A, [[1.0, 2.0], [3.0]]), "y must follow X"),
     (lambda: inputs_outputs([A, B], [np.ones((3, 2)), np.ones((1, 1))]), "unequal numbers of columns"),
+    (lambda: inputs_outputs(A, np.empty((3, 0))), "y has no columns"),
 ]
 
 
